@@ -1,0 +1,39 @@
+"""Moments in a floating dtype that needs no care in rounding: float32 or wider."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from adam_jax.rule import Moment
+from adam_jax.storage.format import Format
+
+
+@dataclass(frozen=True)
+class Native(Format):
+    """A plain array: of ``dtype``, or as wide as the arithmetic where that is ``None``."""
+
+    dtype: Any = None
+
+    def encode(self, x: jax.Array, moment: Moment, bits: jax.Array | None) -> jax.Array:
+        """``x``, cast."""
+        del moment, bits
+        if self.dtype is None:
+            return x
+        return x.astype(jnp.result_type(self.dtype, 1j) if jnp.iscomplexobj(x) else self.dtype)
+
+    def decode(self, stored: jax.Array) -> jax.Array:
+        """The array as it is."""
+        return stored
+
+    def holds(self, stored: Any) -> bool:
+        """Whether it is a floating or complex array of this precision."""
+        dtype = getattr(stored, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
+            return False
+        bits = jnp.finfo(dtype).bits  # of the real part, where it is complex
+        return bool(bits >= 32 if self.dtype is None else bits == jnp.finfo(self.dtype).bits)
+
+    def __str__(self) -> str:
+        return "float32 or wider" if self.dtype is None else str(jnp.dtype(self.dtype))

@@ -1,0 +1,177 @@
+"""Lifts a rule and its storage formats over a pytree: the one place that knows trees and dtypes.
+
+Every gradient is widened to float32 (float64 where it or the state is), every moment is decoded to
+the same, the rule runs, the direction is cast to the gradient's dtype, and the moments are stored
+exactly as `init` made them. So gradients, parameters and state may differ in dtype, and the state
+never changes its own.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from adam_jax.mismatch import require_float, require_like_state, require_same_shapes
+from adam_jax.rule import Coefficients, Rule
+from adam_jax.storage import Format, format_of
+from adam_jax.storage.random_bits import fold, random_bits
+
+
+def lift(
+    rule: Rule, mu_dtype: Any = None, nu_dtype: Any = None, *, seed: Any = 0
+) -> optax.GradientTransformationExtraArgs:
+    """The rule as an Optax transformation, whose updates are the rule's directions.
+
+    Args:
+      rule: a member of the family.
+      mu_dtype: how the signed moments rest between two steps: a dtype, a storage format, or
+        ``None`` for float32, or the parameter's dtype where that is wider.
+      nu_dtype: the same for the magnitudes.
+      seed: an integer, static or traced, for the formats that round by chance.
+    """
+    signed, magnitude = format_of("mu_dtype", mu_dtype), format_of("nu_dtype", nu_dtype)
+    formats = tuple(signed if moment.signed else magnitude for moment in rule.moments)
+    stochastic = any(storage.stochastic for storage in formats)
+
+    def init(params: optax.Params) -> Any:
+        require_float(params, rule, formats)
+        leaves, treedef = jax.tree.flatten(params)
+        stored = [_init_leaf(formats, rule, jnp.asarray(leaf)) for leaf in leaves]
+        return rule.State(jnp.zeros([], jnp.int32), *_columns(treedef, stored, len(formats)))
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, Any]:
+        del params, extra_args
+        stored = require_like_state(updates, state, rule, formats)
+        leaves, treedef = jax.tree.flatten(updates)
+        count = optax.safe_increment(state.count)
+
+        @cache
+        def at_step(dtype: Any) -> tuple[Rule, Coefficients]:
+            cast = rule.astype(dtype)
+            return cast, cast.coefficients(count.astype(dtype))
+
+        new = []
+        for index, (leaf, old) in enumerate(zip(leaves, stored, strict=True)):
+            g = jnp.asarray(leaf)
+            key = fold(seed, count, index) if stochastic else None
+            new.append(_update_leaf(formats, *at_step(_precision(g, old)), key, g, old))
+        directions, *moments = _columns(treedef, new, 1 + len(formats))
+        return directions, rule.State(count, *moments)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def full_precision(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` on gradients and parameters widened to float32; its updates are cast back, once.
+
+    A chain of direction, weight decay and learning rate is then rounded to bfloat16 at its end
+    only, and no hyperparameter takes the gradients' dtype.
+    """
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, Any]:
+        require_same_shapes(updates, params)
+        # All dtypes are explicit here: the user's strictness is for the user's code. (It forbids
+        # to scale a complex array by a real one, and float32 by a float64 learning rate.)
+        with jax.numpy_dtype_promotion("standard"):
+            wide, params = jax.tree.map(_widen, (updates, params))
+            wide, state = inner.update(wide, state, params, **extra_args)
+        return jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), wide, updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+@partial(jax.jit, static_argnums=0)
+def _init_leaf(formats: tuple[Format, ...], rule: Rule, p: jax.Array) -> tuple[Any, ...]:
+    """The moments of one parameter before the first step."""
+    wide = _widen(p)
+    # Never true, for a NaN is not negative. Under jit a constant has no sharding of its own: this
+    # ties the moments to their parameter, whose sharding XLA then gives to them too.
+    never = jnp.isnan(wide) & (wide.real < 0)
+    starts = [
+        jnp.where(
+            never,
+            jnp.nan,
+            jnp.full_like(wide if moment.signed else wide.real, moment.initial),
+        )
+        for moment in rule.moments
+    ]
+    return tuple(
+        storage.encode(start, moment, None)
+        for storage, start, moment in zip(formats, starts, rule.moments, strict=True)
+    )
+
+
+# Jitted, so that leaves of one shape are traced once and a step outside of `jit` is fused too;
+# inlined, so that inside of `jit` XLA sees one flat program.
+@partial(jax.jit, static_argnums=0)
+def _update_leaf(
+    formats: tuple[Format, ...],
+    rule: Rule,
+    coefficients: Coefficients,
+    key: jax.Array | None,
+    g: jax.Array,
+    stored: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """The direction and the stored moments of one parameter after one step."""
+    dtype = coefficients[0].dtype
+    # Standard promotion, for strict forbids to scale a complex array by a real coefficient.
+    with jax.numpy_dtype_promotion("standard"):
+        moments = [_widen(f.decode(s), dtype) for f, s in zip(formats, stored, strict=True)]
+        direction, *moments = rule.update(coefficients, _saturate(_widen(g, dtype)), *moments)
+    encoded = [
+        storage.encode(x, moment, _bits(storage, key, slot, x))
+        for slot, (storage, x, moment) in enumerate(
+            zip(formats, moments, rule.moments, strict=True)
+        )
+    ]
+    as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
+    return direction.astype(g.dtype), *as_before
+
+
+def _bits(storage: Format, key: jax.Array | None, slot: int, x: jax.Array) -> jax.Array | None:
+    return random_bits(fold(key, slot), x.shape) if storage.stochastic else None
+
+
+def _columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
+    """Rows of one entry a leaf each, as ``width`` trees."""
+    return [treedef.unflatten([row[i] for row in rows]) for i in range(width)]
+
+
+def _precision(*tree: Any) -> Any:
+    """Float64 where any array of the tree is (or complex128), else float32."""
+    dtypes = [x.dtype for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    wide = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def _widen(x: Any, dtype: Any = None) -> Any:
+    """A floating or complex array in ``dtype``, by default float32 or its own where wider."""
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    dtype = _precision(x) if dtype is None else dtype
+    return x.astype(jnp.result_type(dtype, jnp.complex64) if jnp.iscomplexobj(x) else dtype)
+
+
+def _saturate(g: jax.Array) -> jax.Array:
+    """Hold a finite gradient just below where its square overflows; NaN and infinity pass.
+
+    In float32 that is 1.84e19. An infinite mean square would never be finite again.
+    """
+    if jnp.iscomplexobj(g):
+        # Half of the limit for either part, so that the sum of their squares does not overflow.
+        return 0.5 * lax.complex(_saturate(2 * g.real), _saturate(2 * g.imag))
+    limit = math.sqrt(float(jnp.finfo(g.dtype).max)) * (1 - 2**-10)
+    # g - g is 0, and NaN where g is infinite.
+    return lax.clamp(jnp.asarray(-limit, g.dtype), g, jnp.asarray(limit, g.dtype)) + (g - g)
