@@ -58,8 +58,8 @@ def scale_by_adam(
       >>> tx = scale_by_adam()
       >>> gradient = jnp.array([3.0, -0.5])
       >>> direction, state = tx.update(gradient, tx.init(gradient))
-      >>> direction.round(4).tolist()
-      [1.0, -1.0]
+      >>> print(direction)
+      [ 1. -1.]
     """
     return lift(Adam(b1, b2, eps, eps_root, nesterov), mu_dtype, nu_dtype, seed=seed)
 
@@ -97,8 +97,8 @@ def adam(
       ...     updates, state = tx.update(gradient, state)
       ...     return optax.apply_updates(params, updates), state
       >>> params, state = step(params, state)
-      >>> params.round(4).tolist()
-      [0.9, -1.9]
+      >>> print(params)
+      [ 0.9 -1.9]
     """
     return _descend(
         learning_rate,
@@ -153,8 +153,8 @@ def adamw(
       >>> params = {"w": jnp.array(2.0), "b": jnp.array(2.0)}
       >>> zero = {"w": jnp.array(0.0), "b": jnp.array(0.0)}
       >>> updates, state = tx.update(zero, tx.init(params), params)
-      >>> [round(float(updates[leaf]), 4) for leaf in ("w", "b")]
-      [-0.1, 0.0]
+      >>> print(updates["w"], abs(updates["b"]))
+      -0.1 0.0
     """
     decay = scalar_or_schedule("weight_decay", weight_decay)
     return _descend(

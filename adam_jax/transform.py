@@ -19,6 +19,7 @@ from jax import lax
 from adam_jax.mismatch import require_float, require_like_state, require_same_shapes
 from adam_jax.rule import Coefficients, Rule
 from adam_jax.storage import Format, format_of
+from adam_jax.storage.native import cast
 from adam_jax.storage.random_bits import fold, random_bits
 
 
@@ -51,17 +52,19 @@ def lift(
         stored = require_like_state(updates, state, rule, formats)
         leaves, treedef = jax.tree.flatten(updates)
         count = optax.safe_increment(state.count)
+        key = fold(seed, count) if stochastic else None
 
         @cache
         def at_step(dtype: Any) -> tuple[Rule, Coefficients]:
-            cast = rule.astype(dtype)
-            return cast, cast.coefficients(count.astype(dtype))
+            exact = rule.astype(dtype)
+            return exact, exact.coefficients(count.astype(dtype))
 
         new = []
         for index, (leaf, old) in enumerate(zip(leaves, stored, strict=True)):
             g = jnp.asarray(leaf)
-            key = fold(seed, count, index) if stochastic else None
-            new.append(_update_leaf(formats, *at_step(_precision(g, old)), key, g, old))
+            dtype = _precision(g, old)
+            leaf_key = None if key is None else _leaf_key(key, index)
+            new.append(_update_leaf(formats, dtype, *at_step(dtype), leaf_key, g, old))
         directions, *moments = _columns(treedef, new, 1 + len(formats))
         return directions, rule.State(count, *moments)
 
@@ -97,50 +100,41 @@ def _init_leaf(formats: tuple[Format, ...], rule: Rule, p: jax.Array) -> tuple[A
     wide = _widen(p)
     # Never true, for a NaN is not negative. Under jit a constant has no sharding of its own: this
     # ties the moments to their parameter, whose sharding XLA then gives to them too.
-    never = jnp.isnan(wide) & (wide.real < 0)
-    starts = [
-        jnp.where(
-            never,
-            jnp.nan,
-            jnp.full_like(wide if moment.signed else wide.real, moment.initial),
-        )
-        for moment in rule.moments
-    ]
-    return tuple(
-        storage.encode(start, moment, None)
-        for storage, start, moment in zip(formats, starts, rule.moments, strict=True)
-    )
+    never = jnp.isnan(wide.real) & (wide.real < 0)
+    stored = []
+    for storage, moment in zip(formats, rule.moments, strict=True):
+        start = jnp.full_like(wide if moment.signed else wide.real, moment.initial)
+        stored.append(storage.encode(jnp.where(never, jnp.nan, start), moment, None))
+    return tuple(stored)
 
 
-# Jitted, so that leaves of one shape are traced once and a step outside of `jit` is fused too;
-# inlined, so that inside of `jit` XLA sees one flat program.
-@partial(jax.jit, static_argnums=0)
+# Jitted by itself, so that leaves of one shape are traced once, and a step outside of the user's
+# own jit is one fused loop a leaf too, with the same bits.
+@partial(jax.jit, static_argnums=(0, 1))
 def _update_leaf(
     formats: tuple[Format, ...],
+    dtype: Any,
     rule: Rule,
     coefficients: Coefficients,
     key: jax.Array | None,
     g: jax.Array,
     stored: tuple[Any, ...],
 ) -> tuple[Any, ...]:
-    """The direction and the stored moments of one parameter after one step."""
-    dtype = coefficients[0].dtype
+    """The direction and the stored moments of one parameter after one step, in ``dtype``."""
     # Standard promotion, for strict forbids to scale a complex array by a real coefficient.
     with jax.numpy_dtype_promotion("standard"):
         moments = [_widen(f.decode(s), dtype) for f, s in zip(formats, stored, strict=True)]
         direction, *moments = rule.update(coefficients, _saturate(_widen(g, dtype)), *moments)
-    encoded = [
-        storage.encode(x, moment, _bits(storage, key, slot, x))
-        for slot, (storage, x, moment) in enumerate(
-            zip(formats, moments, rule.moments, strict=True)
-        )
-    ]
+    encoded = []
+    for slot, (storage, x) in enumerate(zip(formats, moments, strict=True)):
+        bits = random_bits(fold(key, slot), x.shape) if storage.stochastic else None
+        encoded.append(storage.encode(x, rule.moments[slot], bits))
     as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
     return direction.astype(g.dtype), *as_before
 
 
-def _bits(storage: Format, key: jax.Array | None, slot: int, x: jax.Array) -> jax.Array | None:
-    return random_bits(fold(key, slot), x.shape) if storage.stochastic else None
+# Jitted with the index as an argument, so that it is traced once for all leaves.
+_leaf_key = jax.jit(fold)
 
 
 def _columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
@@ -156,12 +150,15 @@ def _precision(*tree: Any) -> Any:
 
 
 def _widen(x: Any, dtype: Any = None) -> Any:
-    """A floating or complex array in ``dtype``, by default float32 or its own where wider."""
-    x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
+    """A floating or complex array in ``dtype``, by default float32 or its own where wider.
+
+    Other leaves pass: what may not be one is refused with its name, or, as a parameter that has no
+    gradient, never looked at.
+    """
+    if not jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact):
         return x
-    dtype = _precision(x) if dtype is None else dtype
-    return x.astype(jnp.result_type(dtype, jnp.complex64) if jnp.iscomplexobj(x) else dtype)
+    x = jnp.asarray(x)
+    return cast(x, _precision(x) if dtype is None else dtype)
 
 
 def _saturate(g: jax.Array) -> jax.Array:

@@ -10,6 +10,13 @@ from adam_jax.rule import Moment
 from adam_jax.storage.format import Format
 
 
+def cast(x: jax.Array, dtype: Any) -> jax.Array:
+    """``x`` in the precision of ``dtype``, a real one: complex64 in float64 is complex128."""
+    if jnp.iscomplexobj(x):
+        dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
+    return x.astype(dtype)
+
+
 @dataclass(frozen=True)
 class Native(Format):
     """A plain array: of ``dtype``, or as wide as the arithmetic where that is ``None``."""
@@ -21,7 +28,7 @@ class Native(Format):
         del moment, bits
         if self.dtype is None:
             return x
-        return x.astype(jnp.result_type(self.dtype, 1j) if jnp.iscomplexobj(x) else self.dtype)
+        return cast(x, self.dtype)
 
     def decode(self, stored: jax.Array) -> jax.Array:
         """The array as it is."""

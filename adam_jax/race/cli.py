@@ -1,0 +1,113 @@
+"""The command line `adam-jax`: its arguments, and how it fails."""
+
+import math
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from adam_jax.race import entrants, grid, problem
+from adam_jax.race.errors import UsageError, require
+
+INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C has ended
+
+_RACE = """Find the optimizer and the learning rate for a problem: train every entrant at every
+learning rate from several seeds, and tell which did best. A problem of your own is a Python file
+with `init(key)`, `loss(params, batch)`, and either `data` and `batch_size` or `batches(key)`;
+`python -m pydoc adam_jax.race.problem` tells more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0, 2 for unusable input, 130 for Ctrl-C."""
+    try:
+        arguments = _parser().parse_args(argv)
+        run: Callable[..., int] = arguments.run
+        return run(arguments)
+    except UsageError as error:
+        # One line, whatever the user's own exception had to say.
+        print("adam-jax: error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("adam-jax: interrupted before anything was finished", file=sys.stderr)
+        return INTERRUPTED
+
+
+class _Parser(ArgumentParser):
+    """Fails in one line, without argparse's usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(prog="adam-jax", description="Adam and its family for JAX.")
+    commands = parser.add_subparsers(metavar="command", required=True)
+    _add_race(commands)
+    return parser
+
+
+def _add_race(commands: Any) -> None:
+    parser = commands.add_parser(
+        "race", help="find the optimizer and the learning rate for a problem", description=_RACE
+    )
+    parser.set_defaults(run=_race)
+    add = parser.add_argument
+    add("problem", help=f"a Python file, or one of: {', '.join(problem.names())}")
+    add(
+        "--entrants",
+        default=",".join(entrants.BUILT_IN),
+        metavar="LIST",
+        help="module:function or file.py:function of your own that take a learning rate and return "
+        "an Optax transformation, or some of the built-in ones (default: %(default)s)",
+    )
+    add(
+        "--learning-rates",
+        type=grid.learning_rates,
+        metavar="RATES",
+        help="0.001,0.01 or lowest:highest:count, evenly spaced in log "
+        f"(default: the problem's, or {problem.DEFAULT_LEARNING_RATES})",
+    )
+    add("--seeds", type=_positive, default=3, metavar="N", help="default: %(default)s")
+    add(
+        "--epochs",
+        type=_positive,
+        metavar="N",
+        help=f"passes through the data (default: the problem's, or {problem.DEFAULT_EPOCHS})",
+    )
+    add(
+        "--target",
+        type=_finite,
+        metavar="LOSS",
+        help="the loss that steps are counted to (default: 10%% above the lowest final loss)",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write results.jsonl, curves.png and learning_rates.png there, over older ones",
+    )
+    add("--json", action="store_true", help="print one JSON document in place of the table")
+
+
+def _race(arguments: Namespace) -> int:
+    # Not at the top: the command needs packages of the extra, and this file says which are missing.
+    status: int = require("adam_jax.race.command").run(arguments)
+    return status
+
+
+def _positive(text: str) -> int:
+    number = int(text) if text.strip().isdecimal() else 0
+    if number < 1:
+        raise ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    return number
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return number

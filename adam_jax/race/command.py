@@ -1,0 +1,66 @@
+"""The command `adam-jax race`: reads what is asked, runs it, shows and keeps what comes out."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from adam_jax.race import document, entrants, folder, problem, table
+from adam_jax.race.cli import INTERRUPTED
+from adam_jax.race.entrants import Entrant
+from adam_jax.race.errors import UsageError, require
+from adam_jax.race.problem import Problem
+from adam_jax.race.progress import display
+from adam_jax.race.results import Outcome, standings, target_loss
+from adam_jax.race.runner import Settings, race
+
+
+def run(arguments: Namespace) -> int:
+    """Races, and returns the exit status."""
+    # Before any time is spent: a missing extra should not come out at the end of the race.
+    pictures = require("adam_jax.race.pictures") if arguments.out else None
+    racing = entrants.load(arguments.entrants)
+    chosen = problem.load(arguments.problem)
+    settings = Settings(
+        learning_rates=arguments.learning_rates or chosen.learning_rates,
+        seeds=arguments.seeds,
+        epochs=arguments.epochs or chosen.epochs,
+    )
+    if arguments.out:
+        folder.check(arguments.out)
+    outcomes, stopped = _outcomes(chosen, racing, settings)
+    if outcomes:
+        target = target_loss(outcomes) if arguments.target is None else arguments.target
+        rows = standings(outcomes, target, chosen.steps)
+        if arguments.json:
+            print(document.report(chosen, settings, rows, target, complete=stopped is None))
+        else:
+            table.show(settings, rows, target)
+        if pictures:
+            files = pictures.draw(Path(chosen.name).stem, outcomes, rows, chosen.steps)
+            files["results.jsonl"] = document.lines(chosen, outcomes).encode()
+            folder.write(arguments.out, files)
+    if isinstance(stopped, UsageError):
+        raise stopped
+    if stopped is None:
+        return 0
+    kept = ", ".join(outcome.entrant for outcome in outcomes) or "none"
+    count = f"{len(outcomes)} of {len(racing)}"
+    print(f"adam-jax: interrupted; finished entrants are kept, {count}: {kept}", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _outcomes(
+    chosen: Problem, racing: Sequence[Entrant], settings: Settings
+) -> tuple[list[Outcome], KeyboardInterrupt | UsageError | None]:
+    """The entrants that finished, and what stopped the others."""
+    outcomes: list[Outcome] = []
+    try:
+        with display(len(racing), settings.epochs) as show:
+            for event in race(chosen, racing, settings):
+                if isinstance(event, Outcome):
+                    outcomes.append(event)
+                show(event)
+    except (KeyboardInterrupt, UsageError) as stopped:
+        return outcomes, stopped
+    return outcomes, None

@@ -1,0 +1,100 @@
+"""Who races: a name of the table below, or a function of the user's own.
+
+An entrant is a function that takes a learning rate and returns an Optax transformation. The rate
+arrives as a traced scalar, for all of them are trained at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import adam_jax
+from adam_jax.race.errors import UsageError, blaming
+from adam_jax.race.modules import load_file, load_module
+
+Build = Callable[[Any], optax.GradientTransformation]
+
+BUILT_IN: dict[str, Build] = {
+    "adam": adam_jax.adam,
+    "adamw": adam_jax.adamw,
+    "sgd": optax.sgd,
+    "momentum": partial(optax.sgd, momentum=0.9, nesterov=True),
+    "adagrad": optax.adagrad,
+    "rmsprop": optax.rmsprop,
+    "adadelta": optax.adadelta,
+}
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One that races.
+
+    Attributes:
+      name: as the user wrote it.
+      build: `learning_rate -> transformation`.
+      file: where it is written, if the user gave a file.
+    """
+
+    name: str
+    build: Build
+    file: Path | None = None
+
+
+def load(text: str) -> tuple[Entrant, ...]:
+    """Reads a comma list of entrants.
+
+    Example:
+      >>> [entrant.name for entrant in load("adam,sgd")]
+      ['adam', 'sgd']
+    """
+    specs = [spec.strip() for spec in text.split(",")]
+    for spec in specs:
+        if specs.count(spec) > 1:
+            raise UsageError(
+                f"--entrants must name each once, got {spec!r} {specs.count(spec)} times"
+            )
+    return tuple(_entrant(spec) for spec in specs)
+
+
+def _entrant(spec: str) -> Entrant:
+    if spec in BUILT_IN:
+        return Entrant(spec, BUILT_IN[spec])
+    # From the right: a Windows path has a colon of its own.
+    source, colon, name = spec.rpartition(":")
+    if not colon or source in BUILT_IN:
+        known = ", ".join(BUILT_IN)
+        raise UsageError(
+            f"entrant must be one of {known}, or module:function or file.py:function; got {spec!r}"
+        )
+    file = Path(source).resolve() if source.endswith(".py") else None
+    build = _function(load_file(file) if file else load_module(source), name, spec)
+    _check(build, spec, file)
+    return Entrant(spec, build, file)
+
+
+def _function(module: ModuleType, name: str, spec: str) -> Build:
+    build = getattr(module, name, None)
+    if not callable(build):
+        raise UsageError(f"entrant {spec!r}: no function {name!r} there")
+    function: Build = build
+    return function
+
+
+def _check(build: Build, spec: str, file: Path | None) -> None:
+    def made(learning_rate: jax.Array) -> None:
+        transformation = build(learning_rate)
+        if not hasattr(transformation, "init") or not hasattr(transformation, "update"):
+            raise UsageError(
+                f"entrant {spec!r} must return an Optax transformation, "
+                f"got {type(transformation).__name__}"
+            )
+
+    with blaming(f"entrant {spec!r} must take a (traced) learning rate", file):
+        jax.eval_shape(made, jnp.ones(()))

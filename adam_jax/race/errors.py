@@ -1,0 +1,61 @@
+"""The one kind of failure that the command line reports: a line for the user, no traceback."""
+
+import importlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+_EXTRA = ("matplotlib", "rich", "sklearn")
+
+
+class UsageError(Exception):
+    """What the user gave cannot be used. The message is one line: argument, rule, value."""
+
+
+def require(name: str) -> ModuleType:
+    """Imports one of our modules that stands on the extra `race`, or says how to install that."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA:
+            raise
+        raise UsageError(
+            f"the race needs {package}, which is not installed: pip install 'adam_jax[race]'"
+        ) from None
+
+
+@contextmanager
+def blaming(what: str, file: Path | None = None) -> Iterator[None]:
+    """Turns any failure of the user's own code into one line that says where it happened.
+
+    Args:
+      what: what was being done, such as "`loss` failed".
+      file: the user's file; the line named is the last one of it that was being run.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    # A script that calls sys.exit() when it is imported must not end the race in silence.
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"{what}: {_where(error, file)}{_summary(error)}") from error
+
+
+def _where(error: BaseException, file: Path | None) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}: "
+    if file is None:
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file]
+    return f"{file.name}:{lines[-1]}: " if lines else ""
+
+
+def _summary(error: BaseException) -> str:
+    """The exception's type and the first line of its message."""
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    lines = message.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,39 @@
+"""Importing what the user names: a Python file, or a module."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from adam_jax.race.errors import UsageError, blaming
+
+
+def load_file(path: Path) -> ModuleType:
+    """Runs a Python file as a module; its own folder is importable, as it is for a script."""
+    path = path.resolve()
+    if not path.is_file():
+        raise UsageError(f"no such file: {path}")
+    _importable(path.parent)
+    # The name cannot clash with an installed module, and two folders may use the same file name.
+    name = f"_adam_jax_race_{abs(hash(path))}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"not a Python file (.py): {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it is being run
+    with blaming(f"cannot import {path.name}", path):
+        spec.loader.exec_module(module)
+    return module
+
+
+def load_module(name: str) -> ModuleType:
+    """Imports a module by its dotted name; the current folder counts, as with `python -m`."""
+    _importable(Path.cwd())
+    with blaming(f"cannot import {name}"):
+        return importlib.import_module(name)
+
+
+def _importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))

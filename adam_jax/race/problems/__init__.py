@@ -1,0 +1,1 @@
+"""The built-in problems, each of the form that `adam_jax.race.problem` documents."""

@@ -1,0 +1,109 @@
+"""A race for people: the table, what its columns mean, and the verdict."""
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from adam_jax.race.results import Standing
+from adam_jax.race.runner import Settings
+
+
+def show(settings: Settings, rows: Sequence[Standing], target: float) -> None:
+    """Prints the table, what its columns mean, and the verdict."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    console.print(_table(rows, target, gap=1 if console.width >= 100 else 0))
+    console.print()
+    console.print(_legend(settings, target), style="dim")
+    console.print()
+    for line in verdict(rows, settings):
+        console.print(line)
+
+
+def verdict(rows: Sequence[Standing], settings: Settings) -> Iterable[str]:
+    """What to make of the table, a sentence each."""
+    best, others = rows[0], rows[1:]
+    if best.diverged:
+        yield "Every run diverged. Try smaller learning rates."
+        return
+    yield f"Lowest loss: {best.entrant} at learning rate {best.learning_rate:.3g}."
+    level = [row for row in others if row.lowest <= best.highest]
+    if level and settings.seeds > 1:
+        names = "every other entrant" if level == others else _listed(level)
+        yield f"Not settled: its range over {settings.seeds} seeds meets that of {names}."
+    for edge, other in (("largest", "larger"), ("smallest", "smaller")):
+        ends = [row for row in rows if row.edge == edge]
+        if ends:
+            yield f"Best at the {edge} learning rate tried, so try {other}: {_listed(ends)}."
+    lost = [row for row in rows if row.diverged]
+    if lost:
+        yield f"Diverged at every learning rate: {_listed(lost)}."
+
+
+def _table(rows: Sequence[Standing], target: float, gap: int) -> Table:
+    figures = list(dict.fromkeys(name for row in rows for name in row.evaluation))
+    # Ten columns have to fit a terminal of 80: high headers, no rules between columns, and numbers
+    # that are never cut; a long name is folded instead.
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap, 0, 0))
+    table.add_column("entrant", overflow="fold", vertical="bottom")
+    for header in (
+        "best\nlearning\nrate",
+        "final\nloss",
+        "range over\nseeds",
+        *(name.replace("_", "\n") for name in figures),
+        f"steps\nto\n{_rounded(target, 3)}",
+        "\N{MICRO SIGN}s a\nstep",
+        "com-\npile\ns",
+        "state\nbytes/\nparam.",
+        "for-\ngiving",
+    ):
+        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
+    for index, row in enumerate(rows):
+        table.add_row(*_cells(row, figures), style="bold" if index == 0 else None)
+    return table
+
+
+def _cells(row: Standing, figures: Sequence[str]) -> list[str]:
+    outcome = row.outcome
+    costs = (outcome.step_seconds * 1e6, outcome.compile_seconds, outcome.state_bytes)
+    cost = [_rounded(value, 2) for value in costs]
+    if row.diverged:
+        return [row.entrant, "", "diverged", "", *("" for _ in figures), "never", *cost, ""]
+    # Without the 0 before the point, for both ends to fit.
+    span = "\N{EN DASH}".join(
+        _rounded(loss, 2).removeprefix("0") or "0" for loss in (row.lowest, row.highest)
+    )
+    return [
+        row.entrant,
+        f"{row.learning_rate:.3g}",
+        _rounded(row.final_loss, 3),
+        span,
+        *(_rounded(row.evaluation[name], 3) if name in row.evaluation else "" for name in figures),
+        "never" if row.steps_to_target is None else f"{row.steps_to_target:.0f}",
+        *cost,
+        f"{row.forgiving:.0%}",
+    ]
+
+
+def _rounded(value: float, digits: int) -> str:
+    """Significant digits, but 120 and not 1.2e+02."""
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.{digits}g}"
+
+
+def _legend(settings: Settings, target: float) -> str:
+    rates, seeds = len(settings.learning_rates), settings.seeds
+    goal = _rounded(target, 3)
+    return (
+        f"Loss: mean over an epoch's batches after epoch {settings.epochs}, median of {seeds} "
+        f"seed{'s' * (seeds > 1)}. Steps to: where that loss has come down to {goal}, a straight "
+        "line drawn between epochs. Time a step: a run's share, "
+        f"{rates * seeds} runs at once. Forgiving: share of the {rates} learning rates that end "
+        "within 10% of the entrant's own best."
+    )
+
+
+def _listed(rows: Sequence[Standing]) -> str:
+    """The names, joined as a sentence does it."""
+    *first, last = [row.entrant for row in rows]
+    return f"{', '.join(first)} and {last}" if first else last

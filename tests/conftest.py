@@ -1,0 +1,20 @@
+"""Settings of the whole suite, made before JAX starts."""
+
+import os
+
+# Eight devices on one CPU, so that sharding is tested for real.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """64-bit dtypes, for one test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

@@ -1,0 +1,220 @@
+"""Whatever cannot be raced is refused in one line, with status 2, and leaves nothing behind."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+from small_problem import LINE
+
+from adam_jax.race import runner
+from adam_jax.race.cli import main
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Runs a race that must be refused, and returns the line that says why."""
+
+    def refused(problem, *arguments):
+        assert main(["race", problem, "--out", str(tmp_path / "out"), *arguments]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert printed.err.startswith("adam-jax: error: ")
+        assert printed.err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+        return printed.err
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["--entrants", "adma"], "entrant must be one of adam, adamw, sgd, momentum"),
+        (["--entrants", ""], "entrant must be one of"),
+        (["--entrants", "adam,sgd,adam"], "each once, got 'adam' 2 times"),
+        (["--entrants", "adam:eight_bit"], "entrant must be one of"),
+        (["--entrants", "no_such_module:make"], "No module named 'no_such_module'"),
+        (["--entrants", "optax:no_such_function"], "no function 'no_such_function'"),
+        (["--entrants", "missing.py:make"], "no such file"),
+        (["--entrants", "optax:safe_norm"], "must take a (traced) learning rate"),
+        (["--entrants", "math:sqrt"], "must take a (traced) learning rate"),
+        (["--learning-rates", "fast"], "must be a list such as 0.001,0.01 or lowest:highest"),
+        (["--learning-rates", "1:0.1:3"], "lowest:highest:count"),
+        (["--learning-rates", "0:1:3"], "lowest:highest:count"),
+        (["--learning-rates", "0.1:1:1"], "lowest:highest:count"),
+        (["--learning-rates", "0.1:1"], "lowest:highest:count"),
+        (["--learning-rates", "0.1,-0.1"], "positive and finite, got '0.1,-0.1'"),
+        (["--learning-rates", "nan"], "positive and finite"),
+        (["--learning-rates", "0.1,0.1"], "must differ"),
+        (["--seeds", "0"], "positive integer, got '0'"),
+        (["--seeds", "many"], "positive integer, got 'many'"),
+        (["--epochs", "-3"], "--epochs"),
+        (["--target", "nan"], "finite number, got 'nan'"),
+        (["--fast"], "--fast"),
+    ],
+)
+def test_arguments(refused, write, arguments, rule):
+    assert rule in refused(write(), *arguments)
+
+
+def test_no_command(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("problem", ["digit", "nowhere/problem.py", "folder.py", ""])
+def test_no_such_problem(refused, tmp_path, monkeypatch, problem):
+    (tmp_path / "folder.py").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert problem in refused(problem)
+
+
+def changed(old, new):
+    assert old in LINE
+    return LINE.replace(old, new)
+
+
+NO_DATA = changed("data = ", "_data = ").replace("batch_size = 8", "")
+BATCHES = NO_DATA + "\ndef batches(key):\n    "
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        ("", "has no `init`"),
+        (changed("def loss", "def lose"), "line.py: has no `loss`"),
+        (changed("def init", "init = 1\ndef _"), "must be a function: `init`"),
+        (changed("import jax\n", "import jax\nimport no_such_module\n"), "line.py:4: Module"),
+        ("def init(key:\n", "line.py:1: SyntaxError"),
+        ("raise SystemExit(3)", "line.py:1: SystemExit: 3"),
+        ("raise ValueError('two\\nlines')", "line.py:1: ValueError: two"),
+        (
+            changed("return jnp.mean(", "return ("),
+            "must return a floating-point scalar, got float32[8]",
+        ),
+        (changed("return jnp.mean(", "return jnp.argmax("), "floating-point scalar, got int32[]"),
+        (changed("return jnp", "return 1.0, jnp"), "floating-point scalar, got tuple"),
+        (changed("    x, y = batch", "    x, y, z = batch"), "line.py:16: ValueError: not enough"),
+        (changed("return jnp.mean(", "return float("), "`loss` failed: line.py:17: "),
+        (changed("jnp.zeros(())}", "1}"), "params['b'] must be floating-point, got int32"),
+        (changed("jnp.zeros(())}", "'one'}"), "`init` failed"),
+        (changed('return {"w"', 'return {} and {"w"'), "must return parameters, got none"),
+        (changed("batch_size = 8", "batch_size = 0"), "positive integer, got 0"),
+        (changed("batch_size = 8", "batch_size = 8.0"), "positive integer, got 8.0"),
+        (changed("batch_size = 8", "batch_size = 41"), "at most the length of `data`, 40, got 41"),
+        (changed("batch_size = 8", ""), "has `data` but no `batch_size`"),
+        (changed("data = (x, x ", "data = (x[:9], x "), "first axis, got lengths [9, 40]"),
+        (changed("data = (", "data = 3; _ = ("), "`data` must be arrays, got int"),
+        (
+            changed("data = (", "import numpy; data = numpy.array(['a'] * 9); _ = ("),
+            "must be arrays",
+        ),
+        (changed('"b": jnp', 'f"b{key}": x, "b": jnp'), "one shape for every key"),
+        (NO_DATA, "must have either `batches`, or `data` and `batch_size`"),
+        (LINE + "\ndef batches(key): pass", "must have either"),
+        (BATCHES + "return []", "must yield the batches of one epoch, got none"),
+        (BATCHES + "return None", "`batches` failed: TypeError"),
+        (BATCHES + "yield from (_data, (x[:3], x[:3, 0]))", "batch 1 is float32[3, 3], float32[3]"),
+        (BATCHES + "yield 'text'", "line.py: "),
+        (BATCHES + "import itertools; return itertools.repeat(1.0)", "got more than 100000"),
+        (changed("epochs = 3", "epochs = 0"), "`epochs` must be a positive integer, got 0"),
+        (changed("[0.01, 0.1]", "'1:2'"), "`learning_rates` must be a list"),
+        (changed("[0.01, 0.1]", "0.1"), "`learning_rates` must be a list"),
+        (changed("[0.01, 0.1]", "[-1.0]"), "positive and finite"),
+        (changed('{"bias_error":', '{"bias_error",'), "`evaluate` must return a dict"),
+        (changed("abs(float(", "abs(str("), "`evaluate` failed"),
+    ],
+)
+def test_problem_files(refused, write, source, rule):
+    assert rule in refused(write(source))
+
+
+def test_an_entrant_that_cannot_be_run_does_not_take_the_others_along(capsys, write, monkeypatch):
+    calls = iter(range(9))
+
+    def losses(track, *arguments):
+        if next(calls) == 5:  # sgd asks four times in its three epochs
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile ...")
+        return measured(track, *arguments)
+
+    measured = runner._Track.losses
+    monkeypatch.setattr(runner._Track, "losses", losses)
+    assert main(["race", write(), "--entrants", "sgd,adam"]) == 2
+    printed = capsys.readouterr()
+    assert "Lowest loss: sgd" in printed.out
+    assert printed.err.splitlines()[1:] == [
+        "adam-jax: error: entrant 'adam' cannot be run: RESOURCE_EXHAUSTED: Out of memory"
+    ]
+
+
+def test_batches_that_shrink_later(refused, write):
+    source = BATCHES + "import random; return [_data] * (random.random() < 0 or next(counts))\n"
+    source += "counts = iter([2, 2, 1])\n"
+    assert "as much for every key" in refused(write(source), "--seeds", "1", "--entrants", "sgd")
+
+
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        ("def make(rate): return 3", "must return an Optax transformation, got int"),
+        ("def make(): pass", "must take a (traced) learning rate"),
+        (
+            "def make(rate): return None if rate > 0 else 1",
+            "entrant.py:1: TracerBoolConversionError",
+        ),
+        (
+            "import optax\ndef update(g, s, p): return g[0], s\n"
+            "def make(rate): return optax.GradientTransformation(lambda p: (), update)",
+            "entrant.py:2: KeyError",
+        ),
+    ],
+)
+def test_entrant_files(refused, write, source, rule):
+    assert rule in refused(write(), "--entrants", f"adam,{write(source, 'entrant.py')}:make")
+
+
+@pytest.mark.parametrize("where", ["a_file", "a_file/below"])
+def test_unwritable_folder(capsys, write, tmp_path, where):
+    (tmp_path / "a_file").touch()
+    before = sorted(tmp_path.rglob("*"))
+    problem = write()
+    assert main(["race", problem, "--out", str(tmp_path / where)]) == 2
+    printed = capsys.readouterr()
+    assert "--out must be a folder that can be written" in printed.err
+    assert printed.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == sorted([*before, tmp_path / "line.py"])
+
+
+def test_a_folder_that_fails_in_the_end_has_nothing_half_written(capsys, write, tmp_path):
+    (tmp_path / "out" / "curves.png").mkdir(parents=True)  # cannot be replaced by a file
+    arguments = ["--entrants", "sgd", "--out", str(tmp_path / "out")]
+    assert main(["race", write(), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert "Lowest loss: sgd" in printed.out
+    assert "--out must be a folder that can be written" in printed.err.splitlines()[-1]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize("package", ["rich", "matplotlib", "sklearn"])
+def test_missing_extra(tmp_path, package):
+    program = f"import sys; sys.modules[{package!r}] = None; from adam_jax.race.cli import main; "
+    program += f"sys.exit(main(['race', 'digits', '--out', {str(tmp_path / 'out')!r}]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"adam-jax: error: the race needs {package}, which is not installed: "
+        "pip install 'adam_jax[race]'\n"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_heavy_packages_wait_until_they_are_used():
+    program = "import adam_jax.race.cli, sys; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert not {"rich", "matplotlib", "sklearn"} & set(done.stdout.split())
