@@ -78,6 +78,22 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def seed_word(name: str, value: Any) -> np.uint32 | jax.Array:
+    """Check a seed: an integer that fits 32 bits, or a scalar array of integers.
+
+    >>> seed_word("seed", -1)
+    Traceback (most recent call last):
+    ValueError: `seed` must be an integer in [0, 2**32), got -1
+    """
+    if isinstance(value, jax.Array) and value.shape == () and jnp.isdtype(value.dtype, "integral"):
+        return value
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be an integer in [0, 2**32), got {value!r}")
+    if not 0 <= int(value) < 2**32:
+        raise ValueError(f"`{name}` must be an integer in [0, 2**32), got {value}")
+    return np.uint32(int(value))
+
+
 def scalar_or_schedule(name: str, value: Any) -> Scalar | Schedule:
     """Check a finite number that is at least 0, or pass a schedule ``count -> number`` on.
 

@@ -1,25 +1,6 @@
 """The optimizers, in Optax's conventions: a signature and a chain each.
 
-Arguments that several share, and that mean the same wherever they stand:
-
-* ``learning_rate``: the step's size, in units of the parameters: a number >= 0, a schedule
-  ``count -> number`` (`optax.schedules`, counted from 0), or a scalar ``jax.Array``.
-* ``b1``, ``b2``: decay rates in [0, 1) of the averages of the gradient and of its square.
-* ``eps``: a number >= 0 added to the root, in units of the gradient; 0 is allowed.
-* ``eps_root``: a number >= 0 added under the root, in units of the gradient squared.
-* ``mu_dtype``, ``nu_dtype``: how the two averages rest between two steps: ``None`` for float32 (or
-  the parameter's dtype where that is wider), a dtype, or a format of `adam_jax.storage`.
-* ``nesterov``: whether the average looks one step ahead.
-* ``seed``: of the random bits by which `storage.bfloat16` rounds; float32 state uses none.
-
-Every number may be static or a scalar ``jax.Array``, traced or not (`optax.inject_hyperparams`,
-``vmap``, ``grad``); static ones are checked, and arrays recompile nothing when their value changes.
-Parameters and gradients are float or complex arrays of any shape; the arithmetic is float32
-(float64 for float64), updates have the gradients' dtypes, and the state keeps its own.
-
-All raise `ValueError` for a static number out of its range, `TypeError` for one that is no number,
-and, from ``init`` and ``update``, errors that name the leaf: `TypeError` where it is neither float
-nor complex, `ValueError` where its shape or its place in the tree is not the state's.
+What `adam` says of its arguments and errors holds for all of them.
 """
 
 from collections.abc import Callable
@@ -45,13 +26,9 @@ def scale_by_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam's direction: the mean gradient over the root of the mean square.
 
-    The state is `optax.ScaleByAdamState`, leaf for leaf the one of `optax.scale_by_adam`. For the
-    arguments, and what they raise, see `adam_jax.optimizers`.
-
-    References:
-      Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", Algorithm 1,
-      https://arxiv.org/abs/1412.6980; with ``nesterov``, Dozat 2016, "Incorporating Nesterov
-      Momentum into Adam", https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ.
+    A drop-in for `optax.scale_by_adam`: `adam` without the learning rate, with its arguments,
+    state, errors and references. A step goes against the direction; its entries are about 1 where
+    gradients agree, and never above (1 - b1) / sqrt((1 - b2) * (1 - b1**2 / b2)), 7.3 by default.
 
     Example:
       >>> import jax.numpy as jnp
@@ -79,12 +56,43 @@ def adam(
     """Adam: each parameter moves by about the learning rate, against its mean gradient.
 
     A drop-in for `optax.adam`: the same arguments in the same order, and the same state, leaf for
-    leaf. For the arguments, and what they raise, see `adam_jax.optimizers`.
+    leaf, so that checkpoints carry over. Parameters and gradients are trees of float or complex
+    arrays of any shape. The arithmetic is float32 (float64 for float64) whatever their dtypes;
+    updates have the gradients' dtypes, and the state keeps its own.
+
+    Every number may be static, and is then checked here, or a scalar ``jax.Array``, traced or not
+    (`optax.inject_hyperparams`, ``vmap``, ``grad``), whose value may change without recompilation.
+
+    Args:
+      learning_rate: the step's size, in units of the parameters: a number >= 0, a schedule from the
+        count of steps done to a number, or a scalar array.
+      b1: decay rate of the mean gradient, in [0, 1).
+      b2: decay rate of the mean square, in [0, 1).
+      eps: added to the root, in units of the gradient; >= 0. With 0, and all gradients of an entry
+        0 so far, that entry does not move.
+      eps_root: added under the root, in units of the gradient squared; >= 0.
+      mu_dtype: how the mean gradient rests between two steps: a dtype, a format of
+        `adam_jax.storage`, or ``None`` for float32, or the parameter's dtype where that is wider.
+      nesterov: whether the mean looks one step ahead, as in NAdam.
+      nu_dtype: how the mean square rests.
+      seed: an integer, the seed of formats that round by chance (`storage.bfloat16`); float32 state
+        has no use for it.
+
+    Returns:
+      An Optax transformation. Its ``update`` accepts extra arguments, and ignores them. From a
+      gradient that is not finite comes an update that is not; large finite ones, whose squares
+      overflow, are held just below.
+
+    Raises:
+      ValueError: a number is out of its range; from ``update``, a gradient has another shape or
+        place in the tree than its parameter, or the state another format. The error names the leaf.
+      TypeError: an argument is no number; from ``init`` and ``update``, a leaf is neither float nor
+        complex.
 
     References:
       Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", Algorithm 1,
-      https://arxiv.org/abs/1412.6980; with ``nesterov`` it is NAdam: Dozat 2016, "Incorporating
-      Nesterov Momentum into Adam", https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ.
+      https://arxiv.org/abs/1412.6980; with ``nesterov``, Dozat 2016, "Incorporating Nesterov
+      Momentum into Adam", https://openreview.net/forum?id=OM0jvwB8jIp57ZJjtNEZ.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -124,24 +132,25 @@ def adamw(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam with decoupled weight decay: parameters also shrink, by a rate that no root divides.
 
-    A drop-in for `optax.adamw`, and like it in this: the decay of a step is ``learning_rate *
-    weight_decay * params``, as in PyTorch, while the paper's is not multiplied by the base learning
-    rate. ``update`` needs the parameters. For the other arguments, and what they raise, see
-    `adam_jax.optimizers`.
+    A drop-in for `optax.adamw`: the same arguments in the same order, and the same state. Like
+    there and in PyTorch, a step takes ``learning_rate * weight_decay * params`` off the parameters;
+    in the paper the decay is not multiplied by the base learning rate. ``update`` needs the
+    parameters.
 
     Args:
-      learning_rate: the step's size, here also a factor of the decay.
+      learning_rate: as in `adam`, and like there all that follow, but for two.
       b1: decay rate of the mean gradient.
       b2: decay rate of the mean square.
       eps: added to the root.
       eps_root: added under the root.
-      mu_dtype: how the mean gradient is stored.
-      weight_decay: a number >= 0, a schedule, or a scalar array; per step and learning rate.
-      mask: a pytree of booleans that is a prefix of the parameters, or a function from these to
-        one: which leaves decay. ``None`` for all.
+      mu_dtype: how the mean gradient rests.
+      weight_decay: a number >= 0, a schedule, or a scalar array: the share of a parameter that a
+        step takes off it, in units of the learning rate.
+      mask: which leaves decay: a tree of booleans that is a prefix of the parameters, or a function
+        from these to one; ``None`` for all.
       nesterov: whether the mean looks one step ahead.
-      nu_dtype: how the mean square is stored.
-      seed: of the random bits of rounding.
+      nu_dtype: how the mean square rests.
+      seed: the seed of formats that round by chance.
 
     References:
       Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", Algorithm 2,

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
+from adam_jax.hyperparameters import seed_word
 from adam_jax.mismatch import require_float, require_like_state, require_same_shapes
 from adam_jax.rule import Coefficients, Rule
 from adam_jax.storage import Format, format_of
@@ -35,6 +37,7 @@ def lift(
       nu_dtype: the same for the magnitudes.
       seed: an integer, static or traced, for the formats that round by chance.
     """
+    word = seed_word("seed", seed)
     signed, magnitude = format_of("mu_dtype", mu_dtype), format_of("nu_dtype", nu_dtype)
     formats = tuple(signed if moment.signed else magnitude for moment in rule.moments)
     stochastic = any(storage.stochastic for storage in formats)
@@ -52,7 +55,7 @@ def lift(
         stored = require_like_state(updates, state, rule, formats)
         leaves, treedef = jax.tree.flatten(updates)
         count = optax.safe_increment(state.count)
-        key = fold(seed, count) if stochastic else None
+        key = fold(word, count) if stochastic else None
 
         @cache
         def at_step(dtype: Any) -> tuple[Rule, Coefficients]:
@@ -142,7 +145,7 @@ def _columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[
     return [treedef.unflatten([row[i] for row in rows]) for i in range(width)]
 
 
-def _precision(*tree: Any) -> Any:
+def _precision(*tree: chex.ArrayTree) -> Any:
     """Float64 where any array of the tree is (or complex128), else float32."""
     dtypes = [x.dtype for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
     wide = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)

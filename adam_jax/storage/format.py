@@ -8,11 +8,12 @@ or any registered pytree node of arrays with a ``shape``.
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, TypeAlias
 
+import chex
 import jax
 
 from adam_jax.rule import Moment
 
-Stored: TypeAlias = Any
+Stored: TypeAlias = chex.ArrayTree
 
 
 class Format(ABC):
