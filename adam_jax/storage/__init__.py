@@ -26,7 +26,12 @@ def float32() -> Format:
 
 
 def bfloat16() -> Format:
-    """Bfloat16 arrays, stochastically rounded: 4 bytes a parameter for both moments."""
+    """Bfloat16 arrays, stochastically rounded: 4 bytes a parameter for both moments.
+
+    An element is rounded by bits that follow from the seed, the step, the leaf, the moment and its
+    position, so that a run repeats bit for bit, sharded or not. (Inside ``shard_map`` positions
+    count from the shard's start, and shards of one shape share their bits.)
+    """
     return BFloat16()
 
 
