@@ -323,7 +323,6 @@ SETTINGS = [
     *((STRICT | x64, dtype) for x64 in ({}, X64) for dtype in ("float32", "bfloat16", "complex64")),
     (X64, "float32"),
     ({"jax_debug_nans": True}, "float32"),
-    ({"jax_check_tracer_leaks": True}, "bfloat16"),
 ]
 
 
@@ -336,17 +335,36 @@ def test_works_under_jaxs_strictest_settings(member, storage, settings, dtype):
         dtype = jnp.float16
     params, g = tree(dtype), tree(dtype, 1)
     expected = run(optimizer(member, storage), [g], params)
-    before = {name: getattr(jax.config, name) for name in settings}
-    with contextlib.ExitStack() as stack:
-        for name, value in settings.items():
-            stack.callback(jax.config.update, name, before[name])
-            jax.config.update(name, value)
+    with configured(settings):
         tx = optimizer(member, storage)
-        zero = jax.tree.map(jnp.zeros_like, g)
         assert_same_bits(run(tx, [g], params), expected)
         assert_same_bits(jax.jit(lambda g, p: run(tx, [g], p))(g, params)[1], expected[1])
-        run(tx, [zero], params)
-        run(optimizer(member, storage, jnp.float32(0.01)), [g], params)
+        zero = jax.tree.map(jnp.zeros_like, g)
+        traced = run(optimizer(member, storage, jnp.float32(0.01)), [zero], params)
+        assert_same_kind(traced[1], expected[1])
+
+
+@every
+def test_no_tracer_leaks(member, storage):
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    with configured({"jax_check_tracer_leaks": True}):
+        updates, state = jax.jit(
+            lambda rate, g: run(optimizer(member, storage, rate), [g, g], params)
+        )(0.01, params)
+    assert state[0].count == 2
+    assert updates["w"].dtype == jnp.bfloat16
+
+
+@contextlib.contextmanager
+def configured(settings):
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 # 9. Static values are validated where they enter; mismatches name the leaf.
