@@ -92,7 +92,7 @@ def full_precision(
         with jax.numpy_dtype_promotion("standard"):
             wide, params = jax.tree.map(_widen, (updates, params))
             wide, state = inner.update(wide, state, params, **extra_args)
-        return jax.tree.map(lambda u, g: u.astype(jnp.result_type(g)), wide, updates), state
+        return jax.tree.map(lambda u, g: _narrow(u, jnp.result_type(g)), wide, updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
@@ -133,7 +133,7 @@ def _update_leaf(
         bits = random_bits(fold(key, slot), x.shape) if storage.stochastic else None
         encoded.append(storage.encode(x, rule.moments[slot], bits))
     as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
-    return direction.astype(g.dtype), *as_before
+    return _narrow(direction, g.dtype), *as_before
 
 
 # Jitted with the index as an argument, so that it is traced once for all leaves.
@@ -164,14 +164,26 @@ def _widen(x: Any, dtype: Any = None) -> Any:
     return cast(x, _precision(x) if dtype is None else dtype)
 
 
+def _narrow(x: jax.Array, dtype: Any) -> jax.Array:
+    """``x`` in the gradient's own dtype; what is finite stays so in float16 too, up to 65504."""
+    if dtype == jnp.float16:
+        x = _hold(x, float(jnp.finfo(dtype).max))
+    return x.astype(dtype)
+
+
 def _saturate(g: jax.Array) -> jax.Array:
-    """Hold a finite gradient just below where its square overflows; NaN and infinity pass.
+    """Hold a finite gradient just below where its square overflows.
 
     In float32 that is 1.84e19. An infinite mean square would never be finite again.
     """
-    if jnp.iscomplexobj(g):
-        # Half of the limit for either part, so that the sum of their squares does not overflow.
-        return 0.5 * lax.complex(_saturate(2 * g.real), _saturate(2 * g.imag))
     limit = math.sqrt(float(jnp.finfo(g.dtype).max)) * (1 - 2**-10)
-    # g - g is 0, and NaN where g is infinite.
-    return lax.clamp(jnp.asarray(-limit, g.dtype), g, jnp.asarray(limit, g.dtype)) + (g - g)
+    if jnp.iscomplexobj(g):
+        # Half of it for either part, so that the sum of their squares does not overflow.
+        return lax.complex(_hold(g.real, limit / 2), _hold(g.imag, limit / 2))
+    return _hold(g, limit)
+
+
+def _hold(x: jax.Array, limit: float) -> jax.Array:
+    """``x`` within the limit where it is finite; what is not stays loud."""
+    # x - x is 0, and NaN where x is infinite.
+    return lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype)) + (x - x)
