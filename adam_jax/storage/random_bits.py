@@ -45,4 +45,4 @@ def random_bits(key: Any, shape: tuple[int, ...]) -> Any:
     position = jnp.zeros(shape, jnp.uint32)
     for axis, stride in enumerate(strides):
         position += lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
-    return mix(mix(position ^ key) + key)
+    return mix(position ^ key)
