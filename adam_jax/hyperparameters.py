@@ -6,8 +6,8 @@ whether traced or not: only its shape and dtype are checked, and changing its va
 nothing.
 """
 
-import math
 import numbers
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeAlias
 
@@ -19,19 +19,42 @@ Scalar: TypeAlias = float | jax.Array
 Schedule: TypeAlias = Callable[[jax.Array], Any]
 
 
+def brief(value: Any) -> str:
+    """A value as an error shows it, on one line: an array by its dtype and shape."""
+    if getattr(value, "shape", ()) or isinstance(value, jax.Array):
+        return f"{value.dtype}{list(value.shape)}"
+    lines = repr(value).splitlines()
+    return lines[0] if len(lines) == 1 and len(lines[0]) <= 80 else f"{lines[0][:80]}..."
+
+
 def _scalar(name: str, value: Any, rule: str, holds: Callable[[float], bool]) -> Scalar:
     """``value`` as a Python float that obeys ``rule``, or as the 0-d array that it is."""
     if isinstance(value, jax.Array):
-        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.number):
-            raise TypeError(f"`{name}` must be a scalar, got {value.dtype}{list(value.shape)}")
+        real = jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+        if value.shape != () or not real:
+            raise TypeError(f"`{name}` must be a real scalar, got {brief(value)}")
         return value
-    if isinstance(value, np.ndarray) and value.shape == ():
-        value = value.item()
+    if isinstance(value, np.ndarray | np.generic) and value.shape == ():
+        value = float(value) if jnp.issubdtype(value.dtype, jnp.floating) else value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` must be {rule}, got {value!r}")
-    if not holds(float(value)):
-        raise ValueError(f"`{name}` must be {rule}, got {value}")
+        raise TypeError(f"`{name}` must be {rule}, got {brief(value)}")
+    if not holds(value):  # type: ignore[arg-type]
+        raise ValueError(f"`{name}` must be {rule}, got {brief(value)}")
     return float(value)
+
+
+def _exact(name: str, value: Scalar) -> Scalar:
+    """Refuse an array below float32: bfloat16(0.999) is 1, and float16(1e-8) is 0."""
+    if (
+        isinstance(value, jax.Array)
+        and jnp.issubdtype(value.dtype, jnp.floating)
+        and jnp.finfo(value.dtype).bits < 32
+    ):
+        raise TypeError(
+            f"`{name}` must be float32 or wider, got {value.dtype}, which rounds it too far"
+            " (optax.inject_hyperparams takes hyperparam_dtype=jnp.float32)"
+        )
+    return value
 
 
 def nonnegative(name: str, value: Any) -> Scalar:
@@ -41,29 +64,17 @@ def nonnegative(name: str, value: Any) -> Scalar:
     Traceback (most recent call last):
     ValueError: `eps` must be a finite number >= 0, got -1e-08
     """
-    return _scalar(name, value, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+    return _exact(name, _scalar(name, value, "a finite number >= 0", _nonnegative))
 
 
 def decay_rate(name: str, value: Any) -> Scalar:
     """Check the decay rate of a moving average, such as ``b2``.
 
-    An array below float32 is refused: ``bfloat16(0.999)`` is 1, an average that never moves.
-
     >>> decay_rate("b2", 1.5)
     Traceback (most recent call last):
     ValueError: `b2` must be in [0, 1), got 1.5
     """
-    b = _scalar(name, value, "in [0, 1)", lambda x: 0 <= x < 1)
-    if (
-        isinstance(b, jax.Array)
-        and jnp.issubdtype(b.dtype, jnp.floating)
-        and jnp.finfo(b.dtype).bits < 32
-    ):
-        raise TypeError(
-            f"`{name}` must be float32 or wider, got {b.dtype}, in which 0.999 is 1"
-            " (optax.inject_hyperparams takes hyperparam_dtype=jnp.float32)"
-        )
-    return b
+    return _exact(name, _scalar(name, value, "in [0, 1)", lambda x: 0 <= x < 1))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -74,7 +85,7 @@ def flag(name: str, value: Any) -> bool:
     TypeError: `nesterov` must be True or False, got 'yes'
     """
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"`{name}` must be True or False, got {value!r}")
+        raise TypeError(f"`{name}` must be True or False, got {brief(value)}")
     return bool(value)
 
 
@@ -87,8 +98,10 @@ def seed_word(name: str, value: Any) -> np.uint32 | jax.Array:
     """
     if isinstance(value, jax.Array) and value.shape == () and jnp.isdtype(value.dtype, "integral"):
         return value
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` must be an integer in [0, 2**32), got {value!r}")
+        raise TypeError(f"`{name}` must be an integer in [0, 2**32), got {brief(value)}")
     if not 0 <= int(value) < 2**32:
         raise ValueError(f"`{name}` must be an integer in [0, 2**32), got {value}")
     return np.uint32(int(value))
@@ -103,7 +116,11 @@ def scalar_or_schedule(name: str, value: Any) -> Scalar | Schedule:
     """
     if callable(value):
         return value  # type: ignore[no-any-return]
-    return _scalar(name, value, "a finite number >= 0 or a schedule", lambda x: 0 <= x < math.inf)
+    return _scalar(name, value, "a finite number >= 0 or a schedule", _nonnegative)
+
+
+def _nonnegative(x: float) -> bool:
+    return 0 <= x <= sys.float_info.max
 
 
 def is_zero(value: Scalar) -> bool:

@@ -1,14 +1,18 @@
-"""Checks of trees against each other; each error names the leaf by its path."""
+"""Checks of trees against each other; each error is one line and names the leaf by its path."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from adam_jax.hyperparameters import brief
 from adam_jax.rule import Rule
 from adam_jax.storage import Format
+
+_keystr = jax.tree_util.keystr
 
 
 def require_float(params: optax.Params, rule: Rule, formats: Sequence[Format]) -> None:
@@ -17,8 +21,8 @@ def require_float(params: optax.Params, rule: Rule, formats: Sequence[Format]) -
     Raises:
       TypeError: a leaf is no array, or of integers, or complex where a format is real only.
     """
-    for path, leaf in _leaves(params):
-        name = f"params{path}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = f"params{_keystr(path)}"
         _require_inexact(name, leaf)
         for storage, moment in zip(formats, rule.moments, strict=True):
             if moment.signed and not storage.accepts(jnp.result_type(leaf)):
@@ -32,77 +36,114 @@ def require_like_state(
 
     Raises:
       ValueError: the trees differ, or two shapes do, or a moment is not of its format.
-      TypeError: a gradient is no array, or of integers, or complex where its parameter was not.
+      TypeError: it is no state of this rule, or a gradient is no array, or of integers, or complex
+        where its parameter was not.
     """
-    fields = state._fields[1:]
-    columns = [_flatten_like(updates, moment) for moment in state[1:]]
-    rows = list(zip(*columns, strict=True))
-    for (path, g), row in zip(_leaves(updates), rows, strict=True):
-        _require_inexact(f"gradient for params{path}", g)
-        for field, moment, storage, stored in zip(fields, rule.moments, formats, row, strict=True):
+    fields = rule.State._fields
+    if getattr(state, "_fields", None) != fields:
+        raise TypeError(f"state must be {rule.State.__name__}, got {type(state).__name__}")
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
+    columns = [_flatten_like(leaves, treedef, moment, "the state") for moment in state[1:]]
+    rows = list(zip(*columns, strict=True)) if columns else [()] * len(leaves)
+    for (path, g), row in zip(leaves, rows, strict=True):
+        name = f"gradient for params{_keystr(path)}"
+        _require_inexact(name, g)
+        for field, moment, storage, stored in zip(
+            fields[1:], rule.moments, formats, row, strict=True
+        ):
             if not storage.holds(stored):
-                raise ValueError(f"state.{field}{path} must be {storage}, got {_describe(stored)}")
-            _require_shape(path, g, stored, "the state was built for")
+                raise ValueError(
+                    f"state.{field}{_keystr(path)} must be {storage}, got {_describe(stored)};"
+                    f" mu_dtype and nu_dtype say what the state holds"
+                )
+            _require_shape(name, g, stored, "the state was built for")
             if moment.signed and jnp.iscomplexobj(g) != jnp.iscomplexobj(stored):
                 raise TypeError(
-                    f"gradient for params{path} is {_describe(g)};"
-                    f" the state was built for {_describe(stored)}"
+                    f"{name} is {_describe(g)}; the state was built for {_describe(stored)}"
                 )
     return rows
 
 
-def require_same_shapes(updates: optax.Updates, params: optax.Params | None) -> None:
-    """Check gradients against their parameters, where these are given.
+def require_gradients(updates: optax.Updates, params: optax.Params | None) -> None:
+    """Check that gradients are floating, and like their parameters, where these are given.
+
+    Whatever has no gradient (``None``) may be anything, as the functions in an Equinox module are.
 
     Raises:
-      ValueError: a gradient's parameter is missing or has another shape.
+      TypeError: a gradient is no array, or of integers.
+      ValueError: the trees differ, or a gradient and its parameter in shape.
     """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
+    names = [f"gradient for params{_keystr(path)}" for path, _ in leaves]
+    for name, (_, g) in zip(names, leaves, strict=True):
+        if g is not None:
+            _require_inexact(name, g)
     if params is None:
         return
-    shapes = dict(_leaves(params))
-    for path, g in _leaves(updates):
-        if path not in shapes:
-            raise ValueError(f"gradient for params{path} has no parameter")
-        _require_shape(path, g, shapes[path], "the parameter has")
+    found = _flatten_like(leaves, treedef, params, "the parameters")
+    for name, (_, g), p in zip(names, leaves, found, strict=True):
+        if g is not None:
+            _require_shape(name, g, p, "the parameter has")
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path), leaf
+def require_mask(mask: Any, params: optax.Params) -> None:
+    """Check that a mask is a tree of booleans and a prefix of the parameters.
 
-
-def _flatten_like(updates: optax.Updates, moment: Any) -> list[Any]:
-    """What ``moment`` holds for each leaf of ``updates``."""
-    treedef: Any = jax.tree.structure(updates)
+    Raises:
+      ValueError: it is no prefix of the parameters' tree.
+      TypeError: a leaf is not a boolean.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+        if np.shape(leaf) or not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), np.bool_):
+            raise TypeError(f"`mask`{_keystr(path)} must be True or False, got {brief(leaf)}")
+    treedef: Any = jax.tree.structure(mask)
     try:
-        return list(treedef.flatten_up_to(moment))
+        treedef.flatten_up_to(params)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`mask` must be a prefix of the parameters' tree: {reason}") from None
+
+
+def _flatten_like(leaves: list[tuple[Any, Any]], treedef: Any, tree: Any, whose: str) -> list[Any]:
+    """What ``tree`` holds for each of the gradients, whose leaves and structure are given."""
+    try:
+        found = list(treedef.flatten_up_to(tree))
     except ValueError:
-        built_for = jax.tree.structure(moment)
+        found = []
+    pairs = zip(leaves, found, strict=False)
+    if len(found) == len(leaves) and not any(g is not None and _is_tree(x) for (_, g), x in pairs):
+        return found
     # A stored moment may be a node, whose leaves lie below the gradient's path.
-    given, known = [path for path, _ in _leaves(updates)], [path for path, _ in _leaves(moment)]
+    given = [path for path, _ in leaves]
+    known = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     for path in given:
-        if not any(k.startswith(path) for k in known):
-            raise ValueError(f"gradient for params{path}: the state has no such leaf")
+        if not any(k[: len(path)] == path for k in known):
+            raise ValueError(f"gradient for params{_keystr(path)}: no such leaf in {whose}")
     for path in known:
-        if not any(path.startswith(g) for g in given):
-            raise ValueError(f"no gradient for params{path}, which the state was built for")
-    raise ValueError(f"gradients are {treedef}; the state was built for {built_for}")
+        if not any(path[: len(g)] == g for g in given):
+            raise ValueError(f"no gradient for params{_keystr(path)}, which is in {whose}")
+    raise ValueError(f"gradients have other containers than {whose}, such as a list for a tuple")
+
+
+def _is_tree(x: Any) -> bool:
+    """Whether it is a container where an array, or a stored moment with its shape, should be."""
+    return not hasattr(x, "shape") and not jax.tree_util.all_leaves([x])
 
 
 def _require_inexact(name: str, leaf: Any) -> None:
     try:
         dtype = jnp.result_type(leaf)
-    except TypeError:
-        raise TypeError(f"{name} must be an array, got {leaf!r}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be an array, got {brief(leaf)}") from None
     if not jnp.issubdtype(dtype, jnp.inexact):
         raise TypeError(f"{name} must be floating or complex, got {dtype}")
 
 
-def _require_shape(path: str, g: Any, other: Any, whose: str) -> None:
+def _require_shape(name: str, g: Any, other: Any, whose: str) -> None:
     shape = getattr(other, "shape", ())
     if jnp.shape(g) != shape:
-        raise ValueError(f"gradient for params{path} has shape {jnp.shape(g)}; {whose} {shape}")
+        raise ValueError(f"{name} has shape {jnp.shape(g)}; {whose} {shape}")
 
 
 def _describe(x: Any) -> str:
-    return f"{jnp.result_type(x)}{list(jnp.shape(x))}" if hasattr(x, "dtype") else repr(x)
+    return f"{jnp.result_type(x)}{list(jnp.shape(x))}" if hasattr(x, "dtype") else brief(x)

@@ -9,6 +9,7 @@ from typing import Any
 import optax
 
 from adam_jax.hyperparameters import Scalar, Schedule, scalar_or_schedule
+from adam_jax.mismatch import require_mask
 from adam_jax.rules.adam import Adam
 from adam_jax.transform import full_precision, lift
 
@@ -28,7 +29,8 @@ def scale_by_adam(
 
     A drop-in for `optax.scale_by_adam`: `adam` without the learning rate, with its arguments,
     state, errors and references. A step goes against the direction; its entries are about 1 where
-    gradients agree, and never above (1 - b1) / sqrt((1 - b2) * (1 - b1**2 / b2)), 7.3 by default.
+    gradients agree, and never above (1 - b1) / sqrt((1 - b2) * (1 - b1**2 / b2)), 7.3 by default,
+    where b1**2 < b2; else they have no bound.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,15 +70,16 @@ def adam(
         count of steps done to a number, or a scalar array.
       b1: decay rate of the mean gradient, in [0, 1).
       b2: decay rate of the mean square, in [0, 1).
-      eps: added to the root, in units of the gradient; >= 0. With 0, and all gradients of an entry
-        0 so far, that entry does not move.
+      eps: added to the root, in units of the gradient; >= 0. With 0, an entry does not move while
+        its mean square is 0: where gradients were 0 or, in float32, below about 3e-18.
       eps_root: added under the root, in units of the gradient squared; >= 0.
       mu_dtype: how the mean gradient rests between two steps: a dtype, a format of
         `adam_jax.storage`, or ``None`` for float32, or the parameter's dtype where that is wider.
       nesterov: whether the mean looks one step ahead, as in NAdam.
       nu_dtype: how the mean square rests.
       seed: an integer, the seed of formats that round by chance (`storage.bfloat16`); float32 state
-        has no use for it.
+        has no use for it. `optax.inject_hyperparams` adds it to its state unless it is told
+        ``static_args=("seed",)``.
 
     Returns:
       An Optax transformation. Its ``update`` accepts extra arguments, and ignores them. From a
@@ -108,12 +111,12 @@ def adam(
       >>> print(params)
       [ 0.9 -1.9]
     """
-    return _descend(
-        learning_rate,
-        scale_by_adam(
-            b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype, seed=seed
-        ),
+    rate = scalar_or_schedule("learning_rate", learning_rate)
+    direction = scale_by_adam(
+        b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype, seed=seed
     )
+    chain = optax.chain(direction, optax.scale_by_learning_rate(rate))
+    return full_precision(lambda _: chain)
 
 
 def adamw(
@@ -165,18 +168,21 @@ def adamw(
       >>> print(updates["w"], abs(updates["b"]))
       -0.1 0.0
     """
+    rate = scalar_or_schedule("learning_rate", learning_rate)
     decay = scalar_or_schedule("weight_decay", weight_decay)
-    return _descend(
-        learning_rate,
-        scale_by_adam(
-            b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype, seed=seed
-        ),
-        optax.add_decayed_weights(decay, mask),
+    direction = scale_by_adam(
+        b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype, seed=seed
     )
 
+    def chain(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
+        # A mask that is a function is asked about the tree as it is, before it is widened.
+        chosen = mask(tree) if callable(mask) else mask
+        if chosen is not None:
+            require_mask(chosen, tree)
+        return optax.chain(
+            direction,
+            optax.add_decayed_weights(decay, chosen),
+            optax.scale_by_learning_rate(rate),
+        )
 
-def _descend(
-    learning_rate: Scalar | Schedule, *direction: optax.GradientTransformation
-) -> optax.GradientTransformationExtraArgs:
-    rate = scalar_or_schedule("learning_rate", learning_rate)
-    return full_precision(optax.chain(*direction, optax.scale_by_learning_rate(rate)))
+    return full_precision(chain)

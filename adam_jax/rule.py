@@ -59,8 +59,8 @@ class Rule(ABC):
     update: ClassVar[Callable[..., tuple[jax.Array, ...]]]
 
     def astype(self, dtype: Any) -> Self:
-        """The same rule with its dynamic hyperparameters in ``dtype``."""
-        cast: Self = jax.tree.map(lambda x: x.astype(dtype), self)
+        """The same rule with its dynamic hyperparameters in ``dtype``, or wider where they are."""
+        cast: Self = jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, dtype)), self)
         return cast
 
     def __init_subclass__(cls) -> None:
@@ -97,7 +97,8 @@ def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:
     if isinstance(b, jax.Array):
         slow = b >= 0.5
         start, end = jnp.where(slow, average, new), jnp.where(slow, new, average)
-        return start + jnp.where(slow, 1 - b, b) * (end - start)
+        rate = jnp.where(slow, 1 - b, b).astype(average.real.dtype)
+        return start + rate * (end - start)
     if b < 0.5:
         return new + b * (average - new)
     return average + (1 - b) * (new - average)
@@ -110,7 +111,9 @@ def debias(b: Scalar, t: jax.Array) -> jax.Array:
     b = 0.999 and by 1.3e-2 at 1 - 1e-6.
     """
     if isinstance(b, jax.Array):
-        return -jnp.expm1(t * jnp.log1p(b - 1))  # b - 1 is exact, where log(b) is not
+        small = b < 0.5  # where log(b) may be infinite, and the plain form is exact enough
+        log_b = jnp.log1p(jnp.where(small, 0.5, b) - 1)
+        return jnp.where(small, 1 - b**t, -jnp.expm1(t * log_b))
     return -jnp.expm1(t * (math.log(b) if b > 0 else -math.inf))
 
 
@@ -122,7 +125,8 @@ def square(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """``x / y``, and 0 where ``y`` is 0: without an ``eps``, what was never seen does not move."""
-    return jnp.where(y == 0, 0, x / y)
+    zero = y == 0
+    return jnp.where(zero, 0, x / jnp.where(zero, 1, y))  # both, for the derivative divides too
 
 
 @jax.custom_jvp

@@ -7,7 +7,7 @@ never changes its own.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import optax
 from jax import lax
 
 from adam_jax.hyperparameters import seed_word
-from adam_jax.mismatch import require_float, require_like_state, require_same_shapes
+from adam_jax.mismatch import require_float, require_gradients, require_like_state
 from adam_jax.rule import Coefficients, Rule
 from adam_jax.storage import Format, format_of
 from adam_jax.storage.native import cast
@@ -59,8 +59,10 @@ def lift(
 
         @cache
         def at_step(dtype: Any) -> tuple[Rule, Coefficients]:
-            exact = rule.astype(dtype)
-            return exact, exact.coefficients(count.astype(dtype))
+            with jax.numpy_dtype_promotion("standard"):
+                exact = rule.astype(dtype)
+                coefficients = exact.coefficients(count.astype(dtype))
+            return exact, tuple(c.astype(dtype) for c in coefficients)
 
         new = []
         for index, (leaf, old) in enumerate(zip(leaves, stored, strict=True)):
@@ -75,18 +77,26 @@ def lift(
 
 
 def full_precision(
-    inner: optax.GradientTransformationExtraArgs,
+    build: Callable[[optax.Params], optax.GradientTransformationExtraArgs],
 ) -> optax.GradientTransformationExtraArgs:
-    """``inner`` on gradients and parameters widened to float32; its updates are cast back, once.
+    """A transformation on gradients and parameters widened to float32, its updates cast back, once.
 
     A chain of direction, weight decay and learning rate is then rounded to bfloat16 at its end
     only, and no hyperparameter takes the gradients' dtype.
+
+    Args:
+      build: gives the transformation, from the parameters (in ``init``) or the gradients as they
+        were before they were widened.
     """
+
+    def init(params: optax.Params) -> Any:
+        return build(params).init(params)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
-        require_same_shapes(updates, params)
+        require_gradients(updates, params)
+        inner = build(updates)
         # All dtypes are explicit here: the user's strictness is for the user's code. (It forbids
         # to scale a complex array by a real one, and float32 by a float64 learning rate.)
         with jax.numpy_dtype_promotion("standard"):
@@ -94,7 +104,7 @@ def full_precision(
             wide, state = inner.update(wide, state, params, **extra_args)
         return jax.tree.map(lambda u, g: _narrow(u, jnp.result_type(g)), wide, updates), state
 
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -107,7 +117,7 @@ def _init_leaf(formats: tuple[Format, ...], rule: Rule, p: jax.Array) -> tuple[A
     stored = []
     for storage, moment in zip(formats, rule.moments, strict=True):
         start = jnp.full_like(wide if moment.signed else wide.real, moment.initial)
-        stored.append(storage.encode(jnp.where(never, jnp.nan, start), moment, None))
+        stored.append(storage.encode(jnp.where(never, 1, start), moment, None))
     return tuple(stored)
 
 
@@ -165,10 +175,9 @@ def _widen(x: Any, dtype: Any = None) -> Any:
 
 
 def _narrow(x: jax.Array, dtype: Any) -> jax.Array:
-    """``x`` in the gradient's own dtype; what is finite stays so in float16 too, up to 65504."""
-    if dtype == jnp.float16:
-        x = _hold(x, float(jnp.finfo(dtype).max))
-    return x.astype(dtype)
+    """``x`` in the gradient's own dtype; what is finite stays so in float16 and float8 too."""
+    largest = float(jnp.finfo(dtype).max)
+    return (_hold(x, largest) if largest < 1e38 else x).astype(dtype)
 
 
 def _saturate(g: jax.Array) -> jax.Array:

@@ -1,6 +1,8 @@
 """Changing the import is enough: Optax's arguments, Optax's state, and every JAX transformation."""
 
 import inspect
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +187,88 @@ def test_numpy_parameters_and_gradients_are_taken():
     tx = adam_jax.adamw(1e-2)
     updates, _ = tx.update(gradient, tx.init(params), params)
     assert_close(updates, tx.update(gradient, tx.init(parameters()), parameters())[0])
+
+
+def test_a_mask_that_is_a_function_sees_the_callers_dtypes():
+    def low(tree):
+        return jax.tree.map(lambda x: x.dtype == jnp.bfloat16, tree)
+
+    params = {"low": jnp.ones(1, jnp.bfloat16), "high": jnp.ones(1)}
+    zero = jax.tree.map(jnp.zeros_like, params)
+    for library in (optax, adam_jax):
+        tx = library.adamw(1.0, weight_decay=0.5, mask=low)
+        updates, _ = tx.update(zero, tx.init(params), params)
+        assert (updates["low"], updates["high"]) == (-0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ({"a": True}, "`mask` must be a prefix of the parameters' tree: "),
+        ({"w": "yes"}, "`mask`['w'] must be True or False, got 'yes'"),
+        (lambda params: 3, "`mask` must be True or False, got 3"),
+    ],
+    ids=["prefix", "text", "number"],
+)
+def test_a_bad_mask_is_refused_by_name(mask, message):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        adam_jax.adamw(0.1, mask=mask).init({"w": jnp.ones(2)})
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_parameters_of_another_tree_are_refused_by_name():
+    tx = adam_jax.adamw(0.1)
+    g = {"w": jnp.ones(2)}
+    state = tx.init(g)
+    with pytest.raises(ValueError, match=r"^no gradient for params\['x'\], which is in the parame"):
+        tx.update(g, state, {"w": jnp.ones(2), "x": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"^gradient for params\['w'\]: no such leaf in the param"):
+        tx.update(g, state, {"x": jnp.ones(2)})
+
+
+def test_an_injected_state_is_optaxs_own_where_the_seed_is_static():
+    params = {"w": jnp.arange(3.0)}
+    ours, theirs = (
+        optax.inject_hyperparams(library.adam, static_args=names)(0.1)
+        for library, names in ((adam_jax, ("seed",)), (optax, ()))
+    )
+    state = theirs.init(params)
+    assert jax.tree.structure(ours.init(params)) == jax.tree.structure(state)
+    _, state = ours.update(params, state, params)
+    updates, _ = theirs.update(params, state, params)
+    np.testing.assert_allclose(updates["w"], [0, -0.1, -0.1], rtol=1e-4)
+
+
+def test_a_float64_decay_rate_keeps_its_digits_beside_float32_leaves(x64):
+    g = jnp.ones(2, jnp.float32)
+
+    def nu(b2):
+        tx = adam_jax.scale_by_adam(b2=b2)
+        return tx.update(g, tx.init(g))[1].nu
+
+    traced = jax.jit(nu)(jnp.float64(1 - 1e-10))
+    assert traced.dtype == jnp.float32
+    np.testing.assert_allclose(traced, 1e-10, rtol=1e-6)
+
+
+def test_a_rule_without_moments_is_lifted():
+    class State(NamedTuple):
+        count: Any
+
+    @dataclass(frozen=True)
+    class Sign(adam_jax.Rule):
+        moments = ()
+
+        def coefficients(self, t):
+            return ()
+
+        def update(self, c, g):
+            return (jnp.sign(g),)
+
+    Sign.State = State
+    tx = adam_jax.lift(Sign())
+    g = {"w": jnp.array([2.0, -3.0])}
+    updates, state = tx.update(g, tx.init(g))
+    assert updates["w"].tolist() == [1, -1]
+    assert state.count == 1

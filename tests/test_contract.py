@@ -5,6 +5,7 @@ Members and formats come from `family`; nothing here knows one by name.
 
 import contextlib
 import itertools
+from typing import NamedTuple
 
 import chex
 import jax
@@ -14,6 +15,8 @@ import optax
 import pytest
 from family import FORMATS, MEMBERS
 from jax.extend import core as jex_core
+
+import adam_jax
 
 
 def cases(members):
@@ -268,6 +271,15 @@ def test_a_gradient_that_is_not_finite_is_never_hidden(member, storage, bad):
     assert np.isfinite(updates[0])
 
 
+@every
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float16], ids=str)
+def test_updates_too_large_for_a_small_dtype_are_held(member, storage, dtype):
+    tx = optimizer(member, storage, 1e6)
+    g = jnp.ones(2, dtype)
+    updates, _ = tx.update(g, tx.init(g), g)
+    np.testing.assert_array_equal(np.float32(updates), -float(jnp.finfo(dtype).max))
+
+
 # 6. Same inputs and seed give the same bits, eager, jitted and vmapped.
 
 
@@ -389,8 +401,8 @@ def test_bad_trees_are_refused_by_the_leafs_path(member):
     refused(TypeError, f"{name} must be floating or complex, got int32", jnp.ones((4, 3), int))
     refused(TypeError, f"{name} must be an array, got 'x'", "x")
     refused(TypeError, f"{name} is complex64[4, 3]", jnp.ones((4, 3), jnp.complex64))
-    refused(ValueError, "no gradient for params['dense']['w'], which the state was built for", None)
-    refused(ValueError, "gradient for params['dense']['c']: the state has no such leaf", c=1.0)
+    refused(ValueError, "no gradient for params['dense']['w'], which is in the state", None)
+    refused(ValueError, "gradient for params['dense']['c']: no such leaf in the state", c=1.0)
     low = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if x.ndim else x, state)
     refused(ValueError, "['dense']['b'] must be float32 or wider, got bfloat16[3]", state=low)
     with pytest.raises(ValueError, match=r"params\['dense'\]\['w'\] has shape"):
@@ -412,6 +424,79 @@ def test_parameters_that_cannot_be_updated_are_refused_by_name(member, leaf, mes
     with pytest.raises(TypeError) as caught:
         optimizer(member, "default").init({"w": jnp.ones(2), "n": leaf})
     assert str(caught.value).startswith(message)
+
+
+ARRAY = jnp.ones((20, 20))
+
+
+class Pair(NamedTuple):
+    w: object
+
+
+class Other(NamedTuple):
+    w1: object
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+@pytest.mark.parametrize(
+    ("built", "given", "message"),
+    [
+        ({"a": ARRAY}, ARRAY, "other containers than the state"),
+        ({"a": {"b": ARRAY}}, {"a": ARRAY}, "other containers than the state"),
+        ([ARRAY], (ARRAY,), "other containers than the state"),
+        (Other(ARRAY), Pair(ARRAY), "gradient for params.w: no such leaf in the state"),
+        ({"a": ARRAY}, {"a": np.array([object()] * 9)}, "must be an array, got object[9]"),
+        ({"a": ARRAY}, {"a": np.ones(9, np.longdouble)}, "must be an array, got float"),
+    ],
+    ids=["bare", "deeper", "list", "names", "objects", "longdouble"],
+)
+def test_other_trees_are_refused_in_one_line(member, built, given, message):
+    tx = optimizer(member, "default")
+    with pytest.raises((TypeError, ValueError)) as caught:
+        tx.update(given, tx.init(built))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_state_of_something_else_is_refused(member):
+    g = {"w": ARRAY}
+    with pytest.raises(TypeError, match=r"^state must be \w+, got tuple$"):
+        direction(member, "default").update(g, optimizer(member, "default").init(g))
+
+
+BAD_ARGUMENTS = [
+    ({"b1": 1.5}, ValueError, "`b1` must be in [0, 1), got 1.5"),
+    ({"b2": 1.0}, ValueError, "`b2` must be in [0, 1), got 1.0"),
+    ({"b2": np.float32(-0.1)}, ValueError, "`b2` must be in [0, 1), got -0.1"),
+    ({"b1": np.ones((3, 3))}, TypeError, "`b1` must be in [0, 1), got float64[3, 3]"),
+    ({"b1": jnp.ones(3)}, TypeError, "`b1` must be a real scalar, got float32[3]"),
+    ({"b1": jnp.complex64(0.5)}, TypeError, "`b1` must be a real scalar, got complex64[]"),
+    ({"b2": jnp.bfloat16(0.999)}, TypeError, "`b2` must be float32 or wider, got bfloat16"),
+    ({"eps": jnp.float16(1e-8)}, TypeError, "`eps` must be float32 or wider, got float16"),
+    ({"eps": -1e-8}, ValueError, "`eps` must be a finite number >= 0, got -1e-08"),
+    ({"eps_root": np.nan}, ValueError, "`eps_root` must be a finite number >= 0, got nan"),
+    ({"eps": "1e-8"}, TypeError, "`eps` must be a finite number >= 0, got '1e-8'"),
+    ({"nesterov": 1}, TypeError, "`nesterov` must be True or False, got 1"),
+    ({"mu_dtype": jnp.int8}, ValueError, "`mu_dtype` must be float32, float64, bfloat16 or"),
+    ({"nu_dtype": jnp.float16}, ValueError, "`nu_dtype` must be float32, float64, bfloat16 or"),
+    ({"nu_dtype": jnp.float64}, ValueError, "float64 needs jax.config.update("),
+    ({"nu_dtype": "tiny"}, TypeError, "`nu_dtype` must be float32, float64, bfloat16 or"),
+    ({"seed": -1}, ValueError, "`seed` must be an integer in [0, 2**32), got -1"),
+    ({"seed": 0.5}, TypeError, "`seed` must be an integer in [0, 2**32), got 0.5"),
+    ({"learning_rate": -1}, ValueError, "`learning_rate` must be a finite number >= 0 or a sch"),
+    ({"learning_rate": 10**400}, ValueError, "`learning_rate` must be a finite number >= 0"),
+    ({"learning_rate": None}, TypeError, "`learning_rate` must be a finite number >= 0 or a sch"),
+    ({"weight_decay": -1}, ValueError, "`weight_decay` must be a finite number >= 0 or a sch"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), BAD_ARGUMENTS, ids=str)
+def test_bad_arguments_are_refused_where_they_enter(arguments, error, message):
+    with pytest.raises(error) as caught:
+        adam_jax.adamw(**{"learning_rate": 0.1, **arguments})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # 10. No ignored argument.

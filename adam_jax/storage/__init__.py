@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from adam_jax.hyperparameters import brief
 from adam_jax.storage.bfloat16 import BFloat16
 from adam_jax.storage.format import Format
 from adam_jax.storage.native import Native
@@ -29,8 +30,9 @@ def bfloat16() -> Format:
     """Bfloat16 arrays, stochastically rounded: 4 bytes a parameter for both moments.
 
     An element is rounded by bits that follow from the seed, the step, the leaf, the moment and its
-    position, so that a run repeats bit for bit, sharded or not. (Inside ``shard_map`` positions
-    count from the shard's start, and shards of one shape share their bits.)
+    position, so that a run repeats bit for bit, sharded or not. Inside ``shard_map`` positions
+    count from the shard's start, so shards of one shape share their bits; so do the lanes of
+    ``vmap``, and the groups of `optax.partition` unless each gets a seed of its own.
     """
     return BFloat16()
 
@@ -60,7 +62,7 @@ def format_of(name: str, spec: Any) -> Format:
     try:
         dtype = jnp.dtype(spec)
     except TypeError:
-        raise TypeError(f"{rule}, got {spec!r}") from None
+        raise TypeError(f"{rule}, got {brief(spec)}") from None
     if dtype == jnp.bfloat16:
         return BFloat16()
     if dtype not in (jnp.float32, jnp.float64):

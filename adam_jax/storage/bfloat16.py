@@ -29,13 +29,7 @@ class BFloat16(Format):
         del moment
         if bits is None:
             return x.astype(jnp.bfloat16)
-        x = x.astype(jnp.float32)
-        largest = float(jnp.finfo(jnp.bfloat16).max)
-        # Adding up to 2**16 - 1 to the pattern carries into the kept half as often as it should.
-        pattern = lax.bitcast_convert_type(jnp.clip(x, -largest, largest), jnp.uint32)
-        rounded = (pattern + (bits & _DROPPED)) & ~jnp.uint32(_DROPPED)
-        finite = jnp.where(jnp.isfinite(x), lax.bitcast_convert_type(rounded, jnp.float32), x)
-        return finite.astype(jnp.bfloat16)
+        return _round(x.astype(jnp.float32), bits)
 
     def decode(self, stored: jax.Array) -> jax.Array:
         """The array as it is; every bfloat16 is a float32."""
@@ -51,3 +45,19 @@ class BFloat16(Format):
 
     def __str__(self) -> str:
         return "bfloat16"
+
+
+@jax.custom_jvp
+def _round(x: jax.Array, bits: jax.Array) -> jax.Array:
+    # Adding up to 2**16 - 1 to the pattern carries into the kept half as often as it should.
+    largest = float(jnp.finfo(jnp.bfloat16).max)
+    pattern = lax.bitcast_convert_type(jnp.clip(x, -largest, largest), jnp.uint32)
+    rounded = (pattern + (bits & _DROPPED)) & ~jnp.uint32(_DROPPED)
+    finite = jnp.where(jnp.isfinite(x), lax.bitcast_convert_type(rounded, jnp.float32), x)
+    return finite.astype(jnp.bfloat16)
+
+
+@_round.defjvp
+def _round_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    # As of a cast: rounding is right on average, and bits have no derivative.
+    return _round(*primals), tangents[0].astype(jnp.bfloat16)

@@ -1,0 +1,69 @@
+"""One can differentiate through a step: in gradients, state and hyperparameters, also at zero."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from family import FORMATS, MEMBERS
+
+every = pytest.mark.parametrize("member", MEMBERS)
+GRADIENT = jnp.array([0.0, 1.0, -3.0])
+
+
+def two_steps(g, member, **more):
+    row = MEMBERS[member]
+    tx = row.direction(**{**row.settings, **more})
+    first, state = tx.update(g, tx.init(g))
+    second, _ = tx.update(0.5 * g**2, state)
+    return first + second
+
+
+@every
+def test_reverse_and_forward_mode_agree_and_are_finite_at_zero(member):
+    reverse = jax.jacrev(two_steps)(GRADIENT, member)
+    forward = jax.jacfwd(two_steps)(GRADIENT, member)
+    assert np.isfinite(reverse).all()
+    np.testing.assert_allclose(reverse, forward, rtol=1e-5, atol=1e-5)
+    assert np.isfinite(jax.hessian(lambda g: two_steps(g, member).sum())(GRADIENT)).all()
+
+
+@every
+def test_derivatives_are_right_in_float64(member, x64):
+    g = jnp.array([0.7, 1.0, -3.0], jnp.float64)
+    exact = jax.jacrev(two_steps)(g, member)
+    h = 1e-6
+    for i in range(3):
+        ends = [two_steps(g.at[i].add(d), member) for d in (h, -h)]
+        np.testing.assert_allclose(exact[:, i], (ends[0] - ends[1]) / (2 * h), atol=1e-8)
+
+
+@every
+@pytest.mark.parametrize("value", [0.0, 1e-30, 0.3, 0.9])
+def test_derivatives_in_decay_rates(member, value, x64):
+    def loss(b, name):
+        return two_steps(jnp.array([0.7, 1.0, -3.0]), member, **{name: b}).sum()
+
+    for name in ("b1", "b2"):
+        exact = jax.grad(loss)(value, name)
+        h = 1e-6
+        low, high = max(value - h, 0.0), value + h
+        # Traced values, as in the derivative; from 0 only one side exists.
+        ends = [loss(jnp.float64(b), name) for b in (low, high)]
+        np.testing.assert_allclose(exact, (ends[1] - ends[0]) / (high - low), rtol=1e-4, atol=1e-6)
+
+
+@every
+@pytest.mark.parametrize("storage", FORMATS)
+def test_derivatives_flow_through_the_stored_state(member, storage):
+    row = MEMBERS[member]
+
+    def final(g, **arguments):
+        tx = row.direction(**row.settings, **arguments)
+        _, state = tx.update(g, tx.init(g))
+        return tx.update(jnp.ones(3), state)[0].sum()
+
+    g = jnp.array([1.0, 2.0, -3.0])
+    exact = jax.grad(final)(g)
+    assert np.abs(exact).max() > 0 or row.settings["b1"] == 0
+    stored = jax.grad(lambda g: final(g, **FORMATS[storage].arguments))(g)
+    np.testing.assert_allclose(stored, exact, atol=0.02)
