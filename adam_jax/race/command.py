@@ -1,8 +1,10 @@
 """The command `adam-jax race`: reads what is asked, runs it, shows and keeps what comes out."""
 
+import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from adam_jax.race import document, entrants, folder, problem, table
@@ -19,27 +21,32 @@ def run(arguments: Namespace) -> int:
     """Races, and returns the exit status."""
     # Before any time is spent: a missing extra should not come out at the end of the race.
     pictures = require("adam_jax.race.pictures") if arguments.out else None
-    racing = entrants.load(arguments.entrants)
-    chosen = problem.load(arguments.problem)
-    settings = Settings(
-        learning_rates=arguments.learning_rates or chosen.learning_rates,
-        seeds=arguments.seeds,
-        epochs=arguments.epochs or chosen.epochs,
-    )
-    if arguments.out:
-        folder.check(arguments.out)
-    outcomes, stopped = _outcomes(chosen, racing, settings)
+    # What the user's own code prints is not a part of the document.
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
+        racing = entrants.load(arguments.entrants)
+        chosen = problem.load(arguments.problem)
+        settings = Settings(
+            learning_rates=arguments.learning_rates or chosen.learning_rates,
+            seeds=arguments.seeds,
+            epochs=arguments.epochs or chosen.epochs,
+        )
+        if arguments.out:
+            folder.check(arguments.out)
+        outcomes, stopped = _outcomes(chosen, racing, settings)
     if outcomes:
         target = target_loss(outcomes) if arguments.target is None else arguments.target
         rows = standings(outcomes, target, chosen.steps)
-        if arguments.json:
-            print(document.report(chosen, settings, rows, target, complete=stopped is None))
-        else:
-            table.show(settings, rows, target)
-        if pictures:
-            files = pictures.draw(Path(chosen.name).stem, outcomes, rows, chosen.steps)
-            files["results.jsonl"] = document.lines(chosen, outcomes).encode()
-            folder.write(arguments.out, files)
+        try:
+            with _printing():
+                if arguments.json:
+                    print(document.report(chosen, settings, rows, target, complete=stopped is None))
+                else:
+                    table.show(settings, rows, target)
+        finally:  # a race that cannot be shown is kept all the same
+            if pictures:
+                files = pictures.draw(Path(chosen.name).stem, outcomes, rows, chosen.steps)
+                files["results.jsonl"] = document.lines(chosen, outcomes).encode()
+                folder.write(arguments.out, files)
     if isinstance(stopped, UsageError):
         raise stopped
     if stopped is None:
@@ -48,6 +55,18 @@ def run(arguments: Namespace) -> int:
     count = f"{len(outcomes)} of {len(racing)}"
     print(f"adam-jax: interrupted; finished entrants are kept, {count}: {kept}", file=sys.stderr)
     return INTERRUPTED
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Says so in one line if stdout takes nothing more: a full disk, a closed pipe."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UsageError(f"cannot print the results: {error.strerror}") from error
 
 
 def _outcomes(

@@ -67,8 +67,8 @@ def _entrant(spec: str) -> Entrant:
     if spec in BUILT_IN:
         return Entrant(spec, BUILT_IN[spec])
     # From the right: a Windows path has a colon of its own.
-    source, colon, name = spec.rpartition(":")
-    if not colon or source in BUILT_IN:
+    source, _, name = spec.rpartition(":")
+    if not source or source in BUILT_IN:
         known = ", ".join(BUILT_IN)
         raise UsageError(
             f"entrant must be one of {known}, or module:function or file.py:function; got {spec!r}"

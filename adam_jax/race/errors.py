@@ -4,6 +4,7 @@ import importlib
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import dropwhile
 from pathlib import Path
 from types import ModuleType
 
@@ -44,6 +45,27 @@ def blaming(what: str, file: Path | None = None) -> Iterator[None]:
         raise UsageError(f"{what}: {_where(error, file)}{_summary(error)}") from error
 
 
+def brief(message: str) -> str:
+    r"""The first line of a message, and the next one where the first leaves the sentence open.
+
+    A traceback inside the message, which JAX puts there when a callback raises, is left out.
+
+    Example:
+      >>> brief("the two must be equal, but they differ:\n\nint32 and float32\nRevise them.")
+      'the two must be equal, but they differ: int32 and float32'
+      >>> brief("it failed: Traceback (most recent call last):\n  File ...\nValueError: boom")
+      'ValueError: boom'
+    """
+    message = message.strip().rpartition("Traceback (most recent call last):")[2]
+    lines = list(dropwhile(_indented, filter(str.strip, message.splitlines())))
+    open_ended = len(lines) > 1 and (lines[0].rstrip().endswith(":") or _indented(lines[1]))
+    return " ".join(line.strip() for line in lines[: 1 + open_ended])
+
+
+def _indented(line: str) -> bool:
+    return line[0].isspace()
+
+
 def _where(error: BaseException, file: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: "
@@ -55,7 +77,6 @@ def _where(error: BaseException, file: Path | None) -> str:
 
 
 def _summary(error: BaseException) -> str:
-    """The exception's type and the first line of its message."""
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
-    lines = message.strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """The exception's type and the gist of its message."""
+    gist = brief(error.msg if isinstance(error, SyntaxError) else str(error))
+    return f"{type(error).__name__}: {gist}" if gist else type(error).__name__

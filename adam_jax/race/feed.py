@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def from_arrays(data: Tree, batch_size: int, where: str) -> Feed:
     lengths = sorted({leaf.shape[0] if leaf.shape else 0 for leaf in leaves})
     if len(lengths) > 1:
         raise UsageError(f"{where}: `data` must share their first axis, got lengths {lengths}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise UsageError(f"{where}: `batch_size` must be a positive integer, got {batch_size!r}")
+    batch_size = positive_integer(batch_size, f"{where}: `batch_size`")
     length = lengths[0]
     if batch_size > length:
         raise UsageError(
@@ -97,6 +97,13 @@ def from_batches(batches: Callable[[jax.Array], Iterable[Tree]], where: str, fil
             return stack(found)
 
     return Feed(None, epoch, lambda _, item: item)
+
+
+def positive_integer(value: Any, what: str) -> int:
+    """Reads an integer of Python's or of numpy's, but no `True`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise UsageError(f"{what} must be a positive integer, got {value!r}")
+    return int(value)
 
 
 def structure(tree: Tree) -> Tree:

@@ -27,12 +27,15 @@ def learning_rates(
     """
     try:
         rates = _parsed(given) if isinstance(given, str) else [float(rate) for rate in given]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{source} {_FORM}, got {given!r}") from None
-    if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates):
-        raise UsageError(f"{source} must be positive and finite, got {given!r}")
-    if len(set(rates)) < len(rates):
-        raise UsageError(f"{source} must differ from one another, got {given!r}")
+    with np.errstate(over="ignore"):
+        trained = [float(np.float32(rate)) for rate in rates]  # they are raced in float32
+    # XLA flushes what is below the smallest normal number to 0.
+    if not rates or not all(np.finfo(np.float32).tiny <= rate < math.inf for rate in trained):
+        raise UsageError(f"{source} must be positive and finite in float32, got {given!r}")
+    if len(set(trained)) < len(trained):
+        raise UsageError(f"{source} must differ from one another in float32, got {given!r}")
     return tuple(sorted(rates))
 
 

@@ -165,7 +165,7 @@ def _params(init: Callable[[jax.Array], Tree], key: jax.Array, where: str, file:
     with blaming(f"{where}: `init` failed", file):
         params = jax.tree.map(jnp.asarray, init(key))
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
+    if not sum(jnp.size(leaf) for _, leaf in leaves):
         raise UsageError(f"{where}: `init` must return parameters, got none")
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -213,9 +213,7 @@ def _checked(
 
 def _epochs(module: ModuleType, where: str) -> int:
     epochs = getattr(module, "epochs", DEFAULT_EPOCHS)
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise UsageError(f"{where}: `epochs` must be a positive integer, got {epochs!r}")
-    return epochs
+    return feed.positive_integer(epochs, f"{where}: `epochs`")
 
 
 def _learning_rates(module: ModuleType, where: str) -> tuple[float, ...]:

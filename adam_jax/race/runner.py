@@ -25,7 +25,7 @@ import optax
 
 from adam_jax.race import feed
 from adam_jax.race.entrants import Entrant
-from adam_jax.race.errors import UsageError, blaming
+from adam_jax.race.errors import UsageError, blaming, brief
 from adam_jax.race.feed import Tree
 from adam_jax.race.problem import Problem
 from adam_jax.race.results import Outcome, Run
@@ -62,9 +62,9 @@ def race(
     for lane in [_Lane(entrant, track) for entrant in entrants]:
         try:
             yield from lane.run()
-        except jax.errors.JaxRuntimeError as error:  # out of memory, most likely
-            message = str(error).splitlines()[0]
-            raise UsageError(f"entrant {lane.name!r} cannot be run: {message}") from error
+        except jax.errors.JaxRuntimeError as error:  # out of memory, or a callback's
+            message = f"entrant {lane.name!r} cannot be run: {brief(str(error))}"
+            raise UsageError(message) from error
 
 
 class _Track:

@@ -1,8 +1,10 @@
 """A race for people: the table, what its columns mean, and the verdict."""
 
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +15,12 @@ from adam_jax.race.runner import Settings
 def show(settings: Settings, rows: Sequence[Standing], target: float) -> None:
     """Prints the table, what its columns mean, and the verdict."""
     console = Console(markup=False, highlight=False, emoji=False)
-    console.print(_table(rows, target, gap=1 if console.width >= 100 else 0))
+    gap = 1 if console.width >= 100 else 0
+    table = _table(rows, target, gap)
+    needed = sum((column.min_width or 0) + gap + 1 for column in table.columns)
+    if needed > console.width:  # goes on beyond the edge: a number is never cut
+        table.width = needed
+    console.print(table, crop=False)
     console.print()
     console.print(_legend(settings, target), style="dim")
     console.print()
@@ -45,23 +52,32 @@ def _table(rows: Sequence[Standing], target: float, gap: int) -> Table:
     figures = list(dict.fromkeys(name for row in rows for name in row.evaluation))
     # Ten columns have to fit a terminal of 80: high headers, no rules between columns, and numbers
     # that are never cut; a long name is folded instead.
+    cells = [_cells(row, figures) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap, 0, 0))
-    table.add_column("entrant", overflow="fold", vertical="bottom")
-    for header in (
+    table.add_column("entrant", overflow="fold", vertical="bottom", min_width=len("momentum"))
+    headers = (
         "best\nlearning\nrate",
         "final\nloss",
         "range over\nseeds",
-        *(name.replace("_", "\n") for name in figures),
+        *(_folded(name) for name in figures),
         f"steps\nto\n{_rounded(target, 3)}",
         "\N{MICRO SIGN}s a\nstep",
         "com-\npile\ns",
         "state\nbytes/\nparam.",
         "for-\ngiving",
-    ):
-        table.add_column(header, justify="right", vertical="bottom", no_wrap=True)
-    for index, row in enumerate(rows):
-        table.add_row(*_cells(row, figures), style="bold" if index == 0 else None)
+    )
+    _, *columns = zip(*cells, strict=True)  # without the entrants
+    for header, column in zip(headers, columns, strict=True):
+        width = max(map(cell_len, (*header.split("\n"), *column)))
+        table.add_column(header, justify="right", vertical="bottom", no_wrap=True, min_width=width)
+    for index, row in enumerate(cells):
+        table.add_row(*row, style="bold" if index == 0 else None)
     return table
+
+
+def _folded(name: str) -> str:
+    """A name as a high, narrow header."""
+    return "\n".join(line for word in name.split("_") for line in textwrap.wrap(word, 10))
 
 
 def _cells(row: Standing, figures: Sequence[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """Whatever cannot be raced is refused in one line, with status 2, and leaves nothing behind."""
 
+import os
 import subprocess
 import sys
 
@@ -34,6 +35,7 @@ def refused(capsys, tmp_path):
         (["--entrants", ""], "entrant must be one of"),
         (["--entrants", "adam,sgd,adam"], "each once, got 'adam' 2 times"),
         (["--entrants", "adam:eight_bit"], "entrant must be one of"),
+        (["--entrants", ":x"], "entrant must be one of adam, adamw, sgd, momentum"),
         (["--entrants", "no_such_module:make"], "No module named 'no_such_module'"),
         (["--entrants", "optax:no_such_function"], "no function 'no_such_function'"),
         (["--entrants", "missing.py:make"], "no such file"),
@@ -44,7 +46,11 @@ def refused(capsys, tmp_path):
         (["--learning-rates", "0:1:3"], "lowest:highest:count"),
         (["--learning-rates", "0.1:1:1"], "lowest:highest:count"),
         (["--learning-rates", "0.1:1"], "lowest:highest:count"),
-        (["--learning-rates", "0.1,-0.1"], "positive and finite, got '0.1,-0.1'"),
+        (["--learning-rates", "0.1,-0.1"], "positive and finite in float32, got '0.1,-0.1'"),
+        (["--learning-rates", "0.1,1e-46"], "positive and finite in float32"),
+        (["--learning-rates", "1e-40"], "positive and finite in float32"),  # flushed to 0
+        (["--learning-rates", "1e39"], "positive and finite in float32"),
+        (["--learning-rates", "0.1,0.10000000001"], "must differ from one another in float32"),
         (["--learning-rates", "nan"], "positive and finite"),
         (["--learning-rates", "0.1,0.1"], "must differ"),
         (["--seeds", "0"], "positive integer, got '0'"),
@@ -100,6 +106,8 @@ BATCHES = NO_DATA + "\ndef batches(key):\n    "
         (changed("jnp.zeros(())}", "1}"), "params['b'] must be floating-point, got int32"),
         (changed("jnp.zeros(())}", "'one'}"), "`init` failed"),
         (changed('return {"w"', 'return {} and {"w"'), "must return parameters, got none"),
+        (changed('return {"w": jax', 'return {"w": jnp.zeros((0, 3))} or {"w": jax'), "got none"),
+        (changed("batch_size = 8", "batch_size = True"), "positive integer, got True"),
         (changed("batch_size = 8", "batch_size = 0"), "positive integer, got 0"),
         (changed("batch_size = 8", "batch_size = 8.0"), "positive integer, got 8.0"),
         (changed("batch_size = 8", "batch_size = 41"), "at most the length of `data`, 40, got 41"),
@@ -122,6 +130,7 @@ BATCHES = NO_DATA + "\ndef batches(key):\n    "
         (changed("[0.01, 0.1]", "'1:2'"), "`learning_rates` must be a list"),
         (changed("[0.01, 0.1]", "0.1"), "`learning_rates` must be a list"),
         (changed("[0.01, 0.1]", "[-1.0]"), "positive and finite"),
+        (changed("[0.01, 0.1]", "[10**400]"), "`learning_rates` must be a list"),
         (changed('{"bias_error":', '{"bias_error",'), "`evaluate` must return a dict"),
         (changed("abs(float(", "abs(str("), "`evaluate` failed"),
     ],
@@ -148,6 +157,29 @@ def test_an_entrant_that_cannot_be_run_does_not_take_the_others_along(capsys, wr
     ]
 
 
+def test_a_callback_that_raises(capsys, write):
+    source = changed("    x, y = batch", "    x, y = batch\n    jax.debug.callback(boom)")
+    source += "def boom(): raise ValueError('boom')\n"
+    assert main(["race", write(source), "--entrants", "sgd", "--seeds", "1"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("adam-jax: error: entrant 'sgd' cannot be run: ")
+    assert error.endswith(": ValueError: boom")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_output_that_cannot_be_written(write, tmp_path, form):
+    command = [sys.executable, "-m", "adam_jax", "race", write(), "--entrants", "sgd", *form]
+    command += ["--out", str(tmp_path / "out")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == [
+        "adam-jax: error: cannot print the results: No space left on device"
+    ]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 def test_batches_that_shrink_later(refused, write):
     source = BATCHES + "import random; return [_data] * (random.random() < 0 or next(counts))\n"
     source += "counts = iter([2, 2, 1])\n"
@@ -167,6 +199,18 @@ def test_batches_that_shrink_later(refused, write):
             "import optax\ndef update(g, s, p): return g[0], s\n"
             "def make(rate): return optax.GradientTransformation(lambda p: (), update)",
             "entrant.py:2: KeyError",
+        ),
+        (
+            "import optax\n"
+            "def make(rate): return optax.GradientTransformation("
+            "lambda p: rate, lambda g, s, p: (g, s > 0))",
+            "but they differ: The input carry component carry[1] has type float32[]",
+        ),
+        (
+            "import optax\n"
+            "def make(rate): return optax.GradientTransformation("
+            "lambda p: (), lambda g, s, p: ({'w': g['w']}, s))",
+            "different numbers of pytree children at key path tree_map",
         ),
     ],
 )

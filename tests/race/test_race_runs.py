@@ -188,6 +188,35 @@ def test_table(capsys, write):
     assert [line.partition(":")[0] for line in printed.err.splitlines()] == ALL.split(",")
 
 
+@pytest.mark.parametrize("names", [["x" * 60], [f"figure_{i}" for i in range(9)]])
+def test_numbers_are_never_cut(capsys, write, names):
+    figures = dict.fromkeys(names, -1.23e-05)
+    source = LINE.replace('return {"bias_error"', f'return {figures} or {{"bias_error"')
+    assert main(["race", write(source), "--entrants", "sgd,adam"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.startswith(("sgd", "adam"))]
+    assert len(rows) == 2
+    for row in rows:
+        assert len(row) == 9 + len(names)
+        assert row.count("-1.23e-05") == len(names)
+        assert row[-1].endswith("%")
+    assert len(names) > 1 or max(map(len, lines)) <= 80
+
+
+def test_what_the_problem_prints_is_not_in_the_document(capsys, write):
+    source = LINE.replace("    return {", "    print('hello')\n    return {") + "\nprint('hello')\n"
+    assert main(["race", write(source), "--entrants", "sgd", "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["complete"] is True
+    assert printed.err.count("hello") > 2
+
+
+def test_integers_of_numpy(documented, write):
+    source = LINE.replace("batch_size = 8", "import numpy as np; batch_size = np.int64(8)")
+    found = documented(write(source.replace("epochs = 3", "epochs = np.int64(2)")))
+    assert (found["steps_per_epoch"], found["epochs"]) == (5, 2)
+
+
 def test_files(capsys, write, tmp_path):
     folder = tmp_path / "new" / "out"
     # sgd diverges at 1e30, so that both pictures have all that they can have.
