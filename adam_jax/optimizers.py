@@ -82,9 +82,9 @@ def adam(
         ``static_args=("seed",)``.
 
     Returns:
-      An Optax transformation. Its ``update`` accepts extra arguments, and ignores them. From a
-      gradient that is not finite comes an update that is not; large finite ones, whose squares
-      overflow, are held just below.
+      An Optax transformation. Its ``update`` accepts extra arguments, and ignores them. Finite
+      gradients whose squares overflow are held just below. One that is not finite makes the update
+      and the state of its entry so, for good: `optax.apply_if_finite` leaves such steps out.
 
     Raises:
       ValueError: a number is out of its range; from ``update``, a gradient has another shape or

@@ -50,6 +50,8 @@ def run(arguments: Namespace) -> int:
     if isinstance(stopped, UsageError):
         raise stopped
     if stopped is None:
+        if pictures:
+            print(f"adam-jax: wrote the results and pictures to {arguments.out}", file=sys.stderr)
         return 0
     kept = ", ".join(outcome.entrant for outcome in outcomes) or "none"
     count = f"{len(outcomes)} of {len(racing)}"

@@ -38,7 +38,10 @@ def verdict(rows: Sequence[Standing], settings: Settings) -> Iterable[str]:
     level = [row for row in others if row.lowest <= best.highest]
     if level and settings.seeds > 1:
         names = "every other entrant" if level == others else _listed(level)
-        yield f"Not settled: its range over {settings.seeds} seeds meets that of {names}."
+        yield (
+            f"Not settled: its range over {settings.seeds} seeds meets that of {names}."
+            " More --seeds tell more."
+        )
     for edge, other in (("largest", "larger"), ("smallest", "smaller")):
         ends = [row for row in rows if row.edge == edge]
         if ends:
@@ -112,10 +115,10 @@ def _legend(settings: Settings, target: float) -> str:
     goal = _rounded(target, 3)
     return (
         f"Loss: mean over an epoch's batches after epoch {settings.epochs}, median of {seeds} "
-        f"seed{'s' * (seeds > 1)}. Steps to: where that loss has come down to {goal}, a straight "
-        "line drawn between epochs. Time a step: a run's share, "
-        f"{rates * seeds} runs at once. Forgiving: share of the {rates} learning rates that end "
-        "within 10% of the entrant's own best."
+        f"seed{'s' * (seeds > 1)}. Steps to: where that loss has come down to {goal} "
+        "(--target sets it; else 10% above the lowest), a straight line drawn between epochs. Time "
+        f"a step: a run's share, {rates * seeds} runs at once; rough, for other work counts. Forgiving: share of "
+        f"the {rates} learning rates that end within 10% of the entrant's own best."
     )
 
 
