@@ -6,9 +6,9 @@ A step is what a training loop jits: the update and `optax.apply_updates`, with 
 donated. All contestants run in one process. In each round each of them takes its turn, the first
 one a different one every round: one step that is not timed, then a few that are, the last of them
 waited for. Read the ratios: each is the median over rounds of a contestant's time over Optax's in
-the same round, with the quartiles beside it, so that what else the machine does cancels. Contestants
-with the same kind of state, as Optax's and ours of float32, step on the same arrays in turn: where
-arrays lie in memory alone can make a tenth.
+the same round, with the quartiles beside it, so that what else the machine does cancels.
+Contestants with the same kind of state, as Optax's and ours of float32, step on the same arrays in
+turn: where arrays lie in memory alone can make a tenth.
 
 The counts are XLA's own, of the compiled program, and exact: temporaries in bytes, bytes accessed
 and flops a parameter, and how many fusions (loops over memory) and copies it has. Bytes accessed
