@@ -450,4 +450,5 @@ def test_the_float64_oracle_agrees_with_fifty_digits() -> None:
         sums, truth = oracle(g, b1, b2), truth_by_mpmath(g[:, 0].tolist(), b1, b2, EPS)
         for name in Step._fields:
             error = farthest(getattr(sums, name)[:, 0], [getattr(x, name) for x in truth])
-            assert error < 1e-11, (name, b1, b2, error)
+            # In float64 1 - b**t itself is wrong by half a unit over 1 - b.
+            assert error < 1e-13 + 2**-53 / (1 - b2), (name, b1, b2, error)
