@@ -37,8 +37,8 @@ def scale_by_adam(
       >>> tx = scale_by_adam()
       >>> gradient = jnp.array([3.0, -0.5])
       >>> direction, state = tx.update(gradient, tx.init(gradient))
-      >>> print(direction)
-      [ 1. -1.]
+      >>> [f"{x:.4f}" for x in direction]
+      ['1.0000', '-1.0000']
     """
     return lift(Adam(b1, b2, eps, eps_root, nesterov), mu_dtype, nu_dtype, seed=seed)
 
@@ -108,8 +108,8 @@ def adam(
       ...     updates, state = tx.update(gradient, state)
       ...     return optax.apply_updates(params, updates), state
       >>> params, state = step(params, state)
-      >>> print(params)
-      [ 0.9 -1.9]
+      >>> [f"{x:.4f}" for x in params]
+      ['0.9000', '-1.9000']
     """
     rate = scalar_or_schedule("learning_rate", learning_rate)
     direction = scale_by_adam(
@@ -165,8 +165,8 @@ def adamw(
       >>> params = {"w": jnp.array(2.0), "b": jnp.array(2.0)}
       >>> zero = {"w": jnp.array(0.0), "b": jnp.array(0.0)}
       >>> updates, state = tx.update(zero, tx.init(params), params)
-      >>> print(updates["w"], abs(updates["b"]))
-      -0.1 0.0
+      >>> [f"{abs(updates[leaf]):.4f}" for leaf in ("w", "b")]
+      ['0.1000', '0.0000']
     """
     rate = scalar_or_schedule("learning_rate", learning_rate)
     decay = scalar_or_schedule("weight_decay", weight_decay)
