@@ -89,6 +89,33 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def whole(name: str, value: Any, rule: str, holds: Callable[[int], bool]) -> int:
+    """Check a static integer that obeys ``rule``.
+
+    >>> whole("block_size", 7, "a positive even number", lambda n: n > 0 == n % 2)
+    Traceback (most recent call last):
+    ValueError: `block_size` must be a positive even number, got 7
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be {rule}, got {brief(value)}")
+    if not holds(int(value)):
+        raise ValueError(f"`{name}` must be {rule}, got {value}")
+    return int(value)
+
+
+def one_of(name: str, value: Any, names: tuple[str, ...]) -> str:
+    """Check a choice.
+
+    >>> one_of("rounding", "up", ("nearest", "stochastic"))
+    Traceback (most recent call last):
+    ValueError: `rounding` must be 'nearest' or 'stochastic', got 'up'
+    """
+    if value not in names:
+        rule = " or ".join(map(repr, names))
+        raise ValueError(f"`{name}` must be {rule}, got {brief(value)}")
+    return str(value)
+
+
 def seed_word(name: str, value: Any) -> np.uint32 | jax.Array:
     """Check a seed: an integer that fits 32 bits, or a scalar array of integers.
 
@@ -100,11 +127,7 @@ def seed_word(name: str, value: Any) -> np.uint32 | jax.Array:
         return value
     if isinstance(value, np.ndarray) and value.shape == ():
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"`{name}` must be an integer in [0, 2**32), got {brief(value)}")
-    if not 0 <= int(value) < 2**32:
-        raise ValueError(f"`{name}` must be an integer in [0, 2**32), got {value}")
-    return np.uint32(int(value))
+    return np.uint32(whole(name, value, "an integer in [0, 2**32)", lambda n: 0 <= n < 2**32))
 
 
 def scalar_or_schedule(name: str, value: Any) -> Scalar | Schedule:

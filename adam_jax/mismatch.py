@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,29 +16,40 @@ from adam_jax.storage import Format
 _keystr = jax.tree_util.keystr
 
 
-def require_float(params: optax.Params, rule: Rule, formats: Sequence[Format]) -> None:
-    """Check that the rule can update each parameter and the formats can store its moments.
+def require_float(tree: chex.ArrayTree, whose: str = "params") -> None:
+    """Check that each leaf is an array that a rule can work on.
 
     Raises:
-      TypeError: a leaf is no array, or of integers, or complex where a format is real only.
+      TypeError: a leaf is no array, or of integers.
     """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = f"params{_keystr(path)}"
-        _require_inexact(name, leaf)
-        for storage, moment in zip(formats, rule.moments, strict=True):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        _require_inexact(f"{whose}{_keystr(path)}", leaf)
+
+
+def require_storable(
+    params: optax.Params, rule: Rule, formats: Sequence[tuple[Format, ...]]
+) -> None:
+    """Check that the formats, a tuple for each parameter, can store its moments.
+
+    Raises:
+      TypeError: a leaf is complex where a format is real only.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, leaf), row in zip(leaves, formats, strict=True):
+        for storage, moment in zip(row, rule.moments, strict=True):
             if moment.signed and not storage.accepts(jnp.result_type(leaf)):
+                name = f"params{_keystr(path)}"
                 raise TypeError(f"{name} is {_describe(leaf)}; its moments cannot be {storage}")
 
 
 def require_like_state(
-    updates: optax.Updates, state: Any, rule: Rule, formats: Sequence[Format]
+    updates: optax.Updates, state: Any, rule: Rule, formats: Sequence[tuple[Format, ...]]
 ) -> list[tuple[Any, ...]]:
     """Check gradients against the state, and return its stored moments: a tuple a gradient.
 
     Raises:
       ValueError: the trees differ, or two shapes do, or a moment is not of its format.
-      TypeError: it is no state of this rule, or a gradient is no array, or of integers, or complex
-        where its parameter was not.
+      TypeError: it is no state of this rule, or a gradient is complex where its parameter was not.
     """
     fields = rule.State._fields
     if getattr(state, "_fields", None) != fields:
@@ -45,19 +57,19 @@ def require_like_state(
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
     columns = [_flatten_like(leaves, treedef, moment, "the state") for moment in state[1:]]
     rows = list(zip(*columns, strict=True)) if columns else [()] * len(leaves)
-    for (path, g), row in zip(leaves, rows, strict=True):
+    for (path, g), row, wanted in zip(leaves, rows, formats, strict=True):
         name = f"gradient for params{_keystr(path)}"
-        _require_inexact(name, g)
         for field, moment, storage, stored in zip(
-            fields[1:], rule.moments, formats, row, strict=True
+            fields[1:], rule.moments, wanted, row, strict=True
         ):
+            # The shape first, for the format may depend on it.
+            _require_shape(name, g, stored, "the state was built for")
             if not storage.holds(stored):
                 raise ValueError(
                     f"state.{field}{_keystr(path)} must be {storage}, got {_describe(stored)};"
                     f" mu_dtype and nu_dtype say what the state holds"
                 )
-            _require_shape(name, g, stored, "the state was built for")
-            if moment.signed and jnp.iscomplexobj(g) != jnp.iscomplexobj(stored):
+            if moment.signed and _is_complex(g) != _is_complex(stored):
                 raise TypeError(
                     f"{name} is {_describe(g)}; the state was built for {_describe(stored)}"
                 )
@@ -145,5 +157,12 @@ def _require_shape(name: str, g: Any, other: Any, whose: str) -> None:
         raise ValueError(f"{name} has shape {jnp.shape(g)}; {whose} {shape}")
 
 
+def _is_complex(x: Any) -> bool:
+    return jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.complexfloating)
+
+
 def _describe(x: Any) -> str:
-    return f"{jnp.result_type(x)}{list(jnp.shape(x))}" if hasattr(x, "dtype") else brief(x)
+    if not hasattr(x, "shape"):
+        return brief(x)
+    kind = jnp.result_type(x) if hasattr(x, "dtype") else x  # a stored moment tells its format
+    return f"{kind}{list(x.shape)}"

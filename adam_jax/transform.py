@@ -18,11 +18,16 @@ import optax
 from jax import lax
 
 from adam_jax.hyperparameters import seed_word
-from adam_jax.mismatch import require_float, require_gradients, require_like_state
+from adam_jax.mismatch import (
+    require_float,
+    require_gradients,
+    require_like_state,
+    require_storable,
+)
 from adam_jax.rule import Coefficients, Rule
-from adam_jax.storage import Format, format_of
-from adam_jax.storage.native import cast
-from adam_jax.storage.random_bits import fold, random_bits
+from adam_jax.storage import Format, choice_of
+from adam_jax.storage.native import cast, hold, narrow
+from adam_jax.storage.random_bits import fold, leaf_words, random_bits
 
 
 def lift(
@@ -32,30 +37,45 @@ def lift(
 
     Args:
       rule: a member of the family.
-      mu_dtype: how the signed moments rest between two steps: a dtype, a storage format, or
-        ``None`` for float32, or the parameter's dtype where that is wider.
+      mu_dtype: how the signed moments rest between two steps: a dtype, a storage format, a
+        function ``(path, leaf)`` to one of these, or ``None`` for float32, or the parameter's dtype
+        where that is wider.
       nu_dtype: the same for the magnitudes.
       seed: an integer, static or traced, for the formats that round by chance.
     """
-    word = seed_word("seed", seed)
-    signed, magnitude = format_of("mu_dtype", mu_dtype), format_of("nu_dtype", nu_dtype)
-    formats = tuple(signed if moment.signed else magnitude for moment in rule.moments)
-    stochastic = any(storage.stochastic for storage in formats)
+    seed = seed_word("seed", seed)
+    signed, magnitude = choice_of("mu_dtype", mu_dtype), choice_of("nu_dtype", nu_dtype)
+    choices = [signed if moment.signed else magnitude for moment in rule.moments]
+
+    def formats_of(tree: chex.ArrayTree) -> list[tuple[Format, ...]]:
+        shapes = [
+            (path, jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        ]
+        return [tuple(choose(path, leaf) for choose in choices) for path, leaf in shapes]
 
     def init(params: optax.Params) -> Any:
-        require_float(params, rule, formats)
+        require_float(params)
+        formats = formats_of(params)
+        require_storable(params, rule, formats)
         leaves, treedef = jax.tree.flatten(params)
-        stored = [_init_leaf(formats, rule, jnp.asarray(leaf)) for leaf in leaves]
-        return rule.State(jnp.zeros([], jnp.int32), *_columns(treedef, stored, len(formats)))
+        stored = [
+            _init_leaf(each, rule, jnp.asarray(leaf))
+            for each, leaf in zip(formats, leaves, strict=True)
+        ]
+        return rule.State(jnp.zeros([], jnp.int32), *_columns(treedef, stored, len(choices)))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
+        require_float(updates, "gradient for params")
+        formats = formats_of(updates)
         stored = require_like_state(updates, state, rule, formats)
         leaves, treedef = jax.tree.flatten(updates)
         count = optax.safe_increment(state.count)
-        key = fold(word, count) if stochastic else None
+        stochastic = any(storage.stochastic for each in formats for storage in each)
+        words = leaf_words(fold(seed, count), len(leaves)) if stochastic else [None] * len(leaves)
 
         @cache
         def at_step(dtype: Any) -> tuple[Rule, Coefficients]:
@@ -64,13 +84,15 @@ def lift(
                 coefficients = exact.coefficients(count.astype(dtype))
             return exact, tuple(c.astype(dtype) for c in coefficients)
 
-        new = []
-        for index, (leaf, old) in enumerate(zip(leaves, stored, strict=True)):
+        new: list[Any] = []
+        for each, leaf, old, word in zip(formats, leaves, stored, words, strict=True):
             g = jnp.asarray(leaf)
             dtype = _precision(g, old)
-            leaf_key = None if key is None else _leaf_key(key, index)
-            new.append(_update_leaf(formats, dtype, *at_step(dtype), leaf_key, g, old))
-        directions, *moments = _columns(treedef, new, 1 + len(formats))
+            if new and any(storage.sequential for storage in each):
+                # One leaf after another, so that what they write to memory is not there at once.
+                old, _ = lax.optimization_barrier((old, new[-1][1:]))  # noqa: PLW2901
+            new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, old))
+        directions, *moments = _columns(treedef, new, 1 + len(choices))
         return directions, rule.State(count, *moments)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -102,7 +124,7 @@ def full_precision(
         with jax.numpy_dtype_promotion("standard"):
             wide, params = jax.tree.map(_widen, (updates, params))
             wide, state = inner.update(wide, state, params, **extra_args)
-        return jax.tree.map(lambda u, g: _narrow(u, jnp.result_type(g)), wide, updates), state
+        return jax.tree.map(lambda u, g: narrow(u, jnp.result_type(g)), wide, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -129,7 +151,7 @@ def _update_leaf(
     dtype: Any,
     rule: Rule,
     coefficients: Coefficients,
-    key: jax.Array | None,
+    word: jax.Array | None,
     g: jax.Array,
     stored: tuple[Any, ...],
 ) -> tuple[Any, ...]:
@@ -140,14 +162,10 @@ def _update_leaf(
         direction, *moments = rule.update(coefficients, _saturate(_widen(g, dtype)), *moments)
     encoded = []
     for slot, (storage, x) in enumerate(zip(formats, moments, strict=True)):
-        bits = random_bits(fold(key, slot), x.shape) if storage.stochastic else None
+        bits = random_bits(fold(word, slot), x.shape) if storage.stochastic else None
         encoded.append(storage.encode(x, rule.moments[slot], bits))
     as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
-    return _narrow(direction, g.dtype), *as_before
-
-
-# Jitted with the index as an argument, so that it is traced once for all leaves.
-_leaf_key = jax.jit(fold)
+    return narrow(direction, g.dtype), *as_before
 
 
 def _columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
@@ -174,12 +192,6 @@ def _widen(x: Any, dtype: Any = None) -> Any:
     return cast(x, _precision(x) if dtype is None else dtype)
 
 
-def _narrow(x: jax.Array, dtype: Any) -> jax.Array:
-    """``x`` in the gradient's own dtype; what is finite stays so in float16 and float8 too."""
-    largest = float(jnp.finfo(dtype).max)
-    return (_hold(x, largest) if largest < 1e38 else x).astype(dtype)
-
-
 def _saturate(g: jax.Array) -> jax.Array:
     """Hold a finite gradient just below where its square overflows.
 
@@ -188,11 +200,6 @@ def _saturate(g: jax.Array) -> jax.Array:
     limit = math.sqrt(float(jnp.finfo(g.dtype).max)) * (1 - 2**-10)
     if jnp.iscomplexobj(g):
         # Half of it for either part, so that the sum of their squares does not overflow.
-        return lax.complex(_hold(g.real, limit / 2), _hold(g.imag, limit / 2))
-    return _hold(g, limit)
-
-
-def _hold(x: jax.Array, limit: float) -> jax.Array:
-    """``x`` within the limit where it is finite; what is not stays loud."""
-    # x - x is 0, and NaN where x is infinite.
-    return lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype)) + (x - x)
+        parts: jax.Array = lax.complex(hold(g.real, limit / 2), hold(g.imag, limit / 2))
+        return parts
+    return hold(g, limit)

@@ -58,13 +58,21 @@ class Format:
       precision: the largest relative error of one stored moment.
       complex: whether complex moments can be stored.
       dtypes: what the stored moments' leaves look like for a float32 parameter.
+      variant: a setting of another row, tested where numbers matter and not where trees do.
     """
 
     arguments: dict[str, Any]
     precision: float
     complex: bool
     dtypes: tuple[Any, ...]
+    variant: bool = False
 
+
+_BLOCKWISE = (
+    ("eight_bit", adam_jax.storage.eight_bit, 0.02, jnp.uint8),
+    ("four_bit", adam_jax.storage.four_bit, 0.3, jnp.uint8),
+    ("float8", adam_jax.storage.float8, 0.1, jnp.float8_e4m3fn),
+)
 
 FORMATS: dict[str, Format] = {
     "default": Format({}, 1e-6, True, (jnp.float32,)),
@@ -80,4 +88,26 @@ FORMATS: dict[str, Format] = {
         False,
         (jnp.bfloat16,),
     ),
+    "bfloat16-nearest": Format(
+        {
+            "mu_dtype": adam_jax.storage.bfloat16("nearest"),
+            "nu_dtype": adam_jax.storage.bfloat16("nearest"),
+        },
+        2**-8,
+        False,
+        (jnp.bfloat16,),
+        variant=True,
+    ),
+    # Small leaves too, and blocks that do not divide the rows.
+    **{
+        f"{kind}{'' if rounding == 'stochastic' else '-' + rounding}": Format(
+            dict.fromkeys(("mu_dtype", "nu_dtype"), make(4, rounding=rounding, min_size=0)),
+            precision,
+            False,
+            (codes, jnp.float32),
+            variant=rounding == "nearest",
+        )
+        for kind, make, precision, codes in _BLOCKWISE
+        for rounding in ("stochastic", "nearest")
+    },
 }

@@ -6,30 +6,40 @@ with a probability equal to the distance travelled (stochastic rounding) is righ
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from adam_jax.hyperparameters import one_of
 from adam_jax.rule import Moment
-from adam_jax.storage.format import Format
+from adam_jax.storage.format import ROUNDINGS, Format
+from adam_jax.storage.native import narrow
 
-_DROPPED = 0xFFFF  # bfloat16 is the upper half of a float32
+_HALF = 16  # bfloat16 is the upper half of a float32
+_LARGEST = 0x7F7F0000  # its largest number, as a float32's pattern
 
 
 @dataclass(frozen=True)
 class BFloat16(Format):
-    """A plain bfloat16 array, stochastically rounded."""
+    """A plain bfloat16 array."""
 
-    stochastic: ClassVar[bool] = True
+    rounding: str = "stochastic"
+
+    def __post_init__(self) -> None:
+        one_of("rounding", self.rounding, ROUNDINGS)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether it rounds by chance."""
+        return self.rounding == "stochastic"
 
     def encode(self, x: jax.Array, moment: Moment, bits: jax.Array | None) -> jax.Array:
         """``x`` rounded to one of its two bfloat16 neighbours; never over the largest of them."""
         del moment
-        if bits is None:
-            return x.astype(jnp.bfloat16)
-        return _round(x.astype(jnp.float32), bits)
+        x = narrow(x, jnp.float32)
+        return narrow(x, jnp.bfloat16) if bits is None else _round(x, bits)
 
     def decode(self, stored: jax.Array) -> jax.Array:
         """The array as it is; every bfloat16 is a float32."""
@@ -49,12 +59,14 @@ class BFloat16(Format):
 
 @jax.custom_jvp
 def _round(x: jax.Array, bits: jax.Array) -> jax.Array:
-    # Adding up to 2**16 - 1 to the pattern carries into the kept half as often as it should.
-    largest = float(jnp.finfo(jnp.bfloat16).max)
-    pattern = lax.bitcast_convert_type(jnp.clip(x, -largest, largest), jnp.uint32)
-    rounded = (pattern + (bits & _DROPPED)) & ~jnp.uint32(_DROPPED)
-    finite = jnp.where(jnp.isfinite(x), lax.bitcast_convert_type(rounded, jnp.float32), x)
-    return finite.astype(jnp.bfloat16)
+    # Adding up to 2**16 - 1 to the pattern carries into the kept half as often as it should. From
+    # the largest number on nothing is added: what is finite stays so, and what is not stays loud.
+    pattern = lax.bitcast_convert_type(x, jnp.uint32)
+    chance = jnp.where((pattern & 0x7FFFFFFF) < _LARGEST, bits >> _HALF, 0)
+    # The half itself: a cast would round once more. A NaN's mark is its upper mantissa bit.
+    nan = jnp.where((pattern & 0x7FFFFFFF) > 0x7F800000, 0x40, 0).astype(jnp.uint32)
+    upper = ((pattern + chance) >> _HALF) | nan
+    return lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
 
 
 @_round.defjvp

@@ -6,7 +6,7 @@ or any registered pytree node of arrays with a ``shape``.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import chex
 import jax
@@ -15,12 +15,21 @@ from adam_jax.rule import Moment
 
 Stored: TypeAlias = chex.ArrayTree
 
+ROUNDINGS = ("nearest", "stochastic")
+
 
 class Format(ABC):
     """How one moment of one array rests between two steps."""
 
-    #: Whether `encode` rounds by chance, and so wants random bits at every step.
-    stochastic: ClassVar[bool] = False
+    @property
+    def stochastic(self) -> bool:
+        """Whether `encode` rounds by chance, and so wants random bits at every step."""
+        return False
+
+    @property
+    def sequential(self) -> bool:
+        """Whether `decode` writes to memory, so that leaves should be updated one after another."""
+        return False
 
     @abstractmethod
     def encode(self, x: jax.Array, moment: Moment, bits: jax.Array | None) -> Stored:
@@ -40,6 +49,10 @@ class Format(ABC):
     @abstractmethod
     def holds(self, stored: Stored) -> bool:
         """Whether ``stored`` is of this format, as a state from elsewhere may not be."""
+
+    def fit(self, shape: tuple[int, ...]) -> "Format":  # noqa: ARG002 - for formats that override it
+        """The format for a parameter of this shape: itself, or another that suits it better."""
+        return self
 
     def accepts(self, dtype: Any) -> bool:  # noqa: ARG002 - for formats that override it
         """Whether a moment of this dtype (float32, float64 or complex) can be stored."""

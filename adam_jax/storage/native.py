@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from adam_jax.rule import Moment
 from adam_jax.storage.format import Format
@@ -15,6 +16,21 @@ def cast(x: jax.Array, dtype: Any) -> jax.Array:
     if jnp.iscomplexobj(x):
         dtype = jnp.complex128 if dtype == jnp.float64 else jnp.complex64
     return x.astype(dtype)
+
+
+def hold(x: jax.Array, limit: float) -> jax.Array:
+    """``x`` within the limit where it is finite; what is not stays loud."""
+    # x - x is 0, and NaN where x is infinite.
+    return lax.clamp(jnp.asarray(-limit, x.dtype), x, jnp.asarray(limit, x.dtype)) + (x - x)
+
+
+def narrow(x: jax.Array, dtype: Any) -> jax.Array:
+    """``x`` in ``dtype``; what is finite stays so, if it is real."""
+    largest = float(jnp.finfo(dtype).max)
+    # No float32 here comes near to the largest, so that bfloat16 has room for it too.
+    enough = 1e38 if jnp.finfo(x.dtype).bits <= 32 else 1e300
+    narrower = largest < enough and not jnp.iscomplexobj(x)
+    return (hold(x, largest) if narrower else x).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Native(Format):
         del moment, bits
         if self.dtype is None:
             return x
-        return cast(x, self.dtype)
+        return cast(x, self.dtype) if jnp.iscomplexobj(x) else narrow(x, self.dtype)
 
     def decode(self, stored: jax.Array) -> jax.Array:
         """The array as it is."""

@@ -9,11 +9,15 @@ the best of its size known by avalanche.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 
 def mix(x: Any) -> Any:
@@ -33,6 +37,31 @@ def fold(*words: Any) -> Any:
     for word in words:
         key = mix(key ^ jnp.asarray(word).astype(jnp.uint32)) + jnp.uint32(0x9E3779B9)
     return key
+
+
+def leaf_words(key: jax.Array, leaves: int) -> Sequence[jax.Array]:
+    """A word for each leaf of a tree, to fold: ``key``, ``key + 1``, and so on.
+
+    XLA compiles one kernel for all leaves of one shape, if no constant in them differs. So on CPUs
+    each word is a call on the one before, which is kept a call: its result is a number in memory
+    and not a part of the kernel. (With 1000 leaves in bfloat16 this is 16 s to compile in place
+    of 90 s. Where XLA does not know how to keep a call, before JAX 0.6, it changes nothing.)
+    """
+
+    def chain(word: jax.Array) -> tuple[jax.Array, ...]:
+        with set_xla_metadata(inlineable="false"):
+            return tuple(accumulate(range(1, leaves), lambda w, _: _next(w), initial=word))
+
+    def count(word: jax.Array) -> tuple[jax.Array, ...]:
+        return tuple(word + np.uint32(leaf) for leaf in range(leaves))
+
+    words: tuple[jax.Array, ...] = lax.platform_dependent(key, cpu=chain, default=count)
+    return words
+
+
+@jax.jit
+def _next(word: jax.Array) -> jax.Array:
+    return word + np.uint32(1)
 
 
 def random_bits(key: Any, shape: tuple[int, ...]) -> Any:
