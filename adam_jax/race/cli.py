@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adam_jax.race import entrants, grid, problem
+from adam_jax.race import entrants, grid, memory, problem
 from adam_jax.race.errors import UsageError, require
+from adam_jax.race.models import MODELS
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C has ended
 
@@ -16,6 +17,10 @@ _RACE = """Find the optimizer and the learning rate for a problem: train every e
 learning rate from several seeds, and tell which did best. A problem of your own is a Python file
 with `init(key)`, `loss(params, batch)`, and either `data` and `batch_size` or `batches(key)`;
 `python -m pydoc adam_jax.race.problem` tells more."""
+
+_MEMORY = """Tell what Adam's state costs for a model, in every storage format: bytes a parameter,
+the whole state, and what is saved against float32. Nothing is allocated. KiB, MiB and GiB are units
+of 1024. In Python, `print(adam_jax.memory(tx, params))` shows any optimizer's by parameter."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +49,7 @@ def _parser() -> ArgumentParser:
     parser = _Parser(prog="adam-jax", description="Adam and its family for JAX.")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_race(commands)
+    _add_memory(commands)
     return parser
 
 
@@ -86,6 +92,23 @@ def _add_race(commands: Any) -> None:
         type=Path,
         metavar="DIR",
         help="write results.jsonl, curves.png and learning_rates.png there, over older ones",
+    )
+    add("--json", action="store_true", help="print one JSON document in place of the table")
+
+
+def _add_memory(commands: Any) -> None:
+    parser = commands.add_parser(
+        "memory", help="what the state costs, in every storage format", description=_MEMORY
+    )
+    parser.set_defaults(run=memory.run)
+    add = parser.add_argument
+    add(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="file.py:function or module:function of your own that returns a tree of arrays or "
+        "jax.ShapeDtypeStructs, from nothing or a random key, or one of: "
+        f"{', '.join(MODELS)} (default: all of these)",
     )
     add("--json", action="store_true", help="print one JSON document in place of the table")
 

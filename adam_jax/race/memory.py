@@ -1,0 +1,156 @@
+"""The command `adam-jax memory`: what Adam's state costs for a model, in every storage format."""
+
+import inspect
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import adam_jax
+from adam_jax import storage
+from adam_jax.diagnostics import aligned, human
+from adam_jax.race.errors import UsageError, blaming
+from adam_jax.race.models import MODELS
+from adam_jax.race.modules import load_file, load_module
+
+FORMATS: dict[str, Callable[[], storage.Format]] = {
+    "float32": storage.float32,
+    "bfloat16": storage.bfloat16,
+    "eight_bit": storage.eight_bit,
+    "float8": storage.float8,
+    "four_bit": storage.four_bit,
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Adam's state in one format.
+
+    Attributes:
+      format: its name.
+      state_bytes: the whole state.
+      bytes_per_parameter: the same over the number of the parameters' entries.
+      saved_bytes: how much less that is than in float32.
+    """
+
+    format: str
+    state_bytes: int
+    bytes_per_parameter: float
+    saved_bytes: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """What one model costs.
+
+    Attributes:
+      model: as the user wrote it.
+      parameters: the number of the parameters' entries.
+      formats: a cost each.
+    """
+
+    model: str
+    parameters: int
+    formats: tuple[Cost, ...]
+
+
+def run(arguments: Namespace) -> int:
+    """Prints what is asked, and returns the exit status."""
+    # What the user's own code prints is not a part of the document.
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
+        models = [_measured(spec) for spec in dict.fromkeys(arguments.models or MODELS)]
+    if arguments.json:
+        _print(json.dumps({"models": [asdict(model) for model in models]}, indent=2))
+    else:
+        _print(_table(models))
+    return 0
+
+
+def _measured(spec: str) -> Model:
+    params = MODELS[spec]() if spec in MODELS else _own(spec)
+    found = {}
+    with blaming(f"model {spec!r} has no Adam state"):
+        for name, build in FORMATS.items():
+            stored = build()
+            tx = adam_jax.scale_by_adam(mu_dtype=stored, nu_dtype=stored)
+            found[name] = adam_jax.memory(tx, params)
+    size, full = found["float32"].size, found["float32"].total_bytes
+    if not size:
+        raise UsageError(f"model {spec!r} must have parameters, got none")
+    costs = [
+        Cost(name, cost.total_bytes, cost.bytes_per_parameter, full - cost.total_bytes)
+        for name, cost in found.items()
+    ]
+    return Model(spec, size, tuple(costs))
+
+
+def _own(spec: str) -> Any:
+    """The shapes of the tree that the user's own function returns."""
+    source, _, name = spec.rpartition(":")  # from the right: a Windows path has a colon of its own
+    if not source or source in MODELS:
+        raise UsageError(
+            f"model must be one of {', '.join(MODELS)}, or file.py:function or module:function;"
+            f" got {spec!r}"
+        )
+    file = Path(source).resolve() if source.endswith(".py") else None
+    function = getattr(load_file(file) if file else load_module(source), name, None)
+    if not callable(function):
+        raise UsageError(f"model {spec!r}: no function {name!r} there")
+    with blaming(f"model {spec!r} failed", file):
+        return _shapes(function)
+
+
+def _shapes(function: Callable[..., Any]) -> Any:
+    """What a function returns, as shapes: it is traced, so that it allocates nothing.
+
+    It takes nothing, or a random key, as the `init` of a problem does.
+    """
+    kept = []
+
+    def traced() -> None:
+        tree = function(*([jax.random.key(0)] if _takes_a_key(function) else []))
+        kept.append(jax.tree.map(_shape, tree))
+
+    jax.eval_shape(traced)
+    return kept[0]
+
+
+def _takes_a_key(function: Callable[..., Any]) -> bool:
+    given = inspect.signature(function).parameters.values()
+    return any(p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD for p in given)
+
+
+def _shape(leaf: Any) -> Any:
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        return leaf  # `adam_jax.memory` says what is wrong with it, and where it is
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _table(models: Sequence[Model]) -> str:
+    rows = [["model", "parameters", "format", "bytes/param.", "state", "saved"]]
+    for model in models:
+        first = [model.model, f"{model.parameters:,}"]
+        for cost in model.formats:
+            saved = human(cost.saved_bytes) if cost.saved_bytes else ""
+            rate = f"{cost.bytes_per_parameter:.3f}"
+            rows.append([*first, cost.format, rate, human(cost.state_bytes), saved])
+            first = ["", ""]
+    return aligned(rows, "<><>>>")
+
+
+def _print(text: str) -> None:
+    """Says so in one line if stdout takes nothing more: a full disk, a closed pipe."""
+    try:
+        print(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UsageError(f"cannot print the results: {error.strerror}") from error
