@@ -12,6 +12,7 @@ import optax
 from adam_jax.hyperparameters import brief
 from adam_jax.rule import Rule
 from adam_jax.storage import Format
+from adam_jax.storage.rounding import is_low
 
 _keystr = jax.tree_util.keystr
 
@@ -114,6 +115,65 @@ def require_mask(mask: Any, params: optax.Params) -> None:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"`mask` must be a prefix of the parameters' tree: {reason}") from None
+
+
+def require_low_precision(name: str, params: optax.Params, remainder: bool = False) -> None:
+    """Check that parameters have no dtype that ``name`` cannot round to, nor ``remainder`` split.
+
+    Raises:
+      TypeError: one has less than 16 bits, or is float16 where its remainder is wanted.
+    """
+    for path, p in jax.tree_util.tree_leaves_with_path(params):
+        dtype, where = getattr(p, "dtype", jnp.float32), f"params{_keystr(path)}"
+        if jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16:
+            raise TypeError(f"{where} is {dtype}; {name} is for bfloat16 and float16")
+        if remainder and dtype == jnp.float16:
+            raise TypeError(f"{where} is float16; `remainder` is for bfloat16, half a float32")
+
+
+def match_low_precision(
+    cls: Any, updates: Any, state: Any, params: Any, field: str = "", dtype: Any = None
+) -> tuple[Any, list[tuple[bool, Any, Any, Any]]]:
+    """The updates' structure; for each, whether it is rounded, it, its parameter, what is kept.
+
+    Args:
+      cls: the state's class.
+      updates: what comes in.
+      state: likewise.
+      params: likewise.
+      field: the state's field that keeps something of each parameter; empty if there is none.
+      dtype: what it is kept in.
+
+    Raises:
+      ValueError: there are no parameters, trees or shapes differ, or the dtype of what is kept.
+      TypeError: it is no such state, or an update is complex.
+    """
+    if params is None:
+        name = cls.__name__.removesuffix("State")
+        raise ValueError(f"{name} needs `params`: update(updates, state, params)")
+    if getattr(state, "_fields", None) != cls._fields:
+        raise TypeError(f"state must be {cls.__name__}, got {type(state).__name__}")
+    require_gradients(updates, params)
+    flat: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(updates, lambda x: x is None)
+    leaves, treedef = flat
+    found = treedef.flatten_up_to(params)
+    try:
+        kept = treedef.flatten_up_to(getattr(state, field)) if field else [None] * len(leaves)
+    except ValueError:
+        raise ValueError(f"state.{field} has another structure than the gradients") from None
+    rows = [
+        (u is not None and is_low(p), u, p, k)
+        for (_, u), p, k in zip(leaves, found, kept, strict=True)
+    ]
+    for (path, _), (moves, u, p, k) in zip(leaves, rows, strict=True):
+        where = _keystr(path)
+        if moves and jnp.iscomplexobj(u):
+            raise TypeError(f"gradient for params{where} is {u.dtype}; the parameter is {p.dtype}")
+        wanted = f"{jnp.dtype(dtype)}{list(p.shape)}" if moves else "MaskedNode"
+        given = f"{k.dtype}{list(k.shape)}" if hasattr(k, "dtype") else type(k).__name__
+        if field and u is not None and wanted != given:
+            raise ValueError(f"state.{field}{where} must be {wanted}, got {given}")
+    return treedef, rows
 
 
 def _flatten_like(leaves: list[tuple[Any, Any]], treedef: Any, tree: Any, whose: str) -> list[Any]:

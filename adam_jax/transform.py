@@ -63,7 +63,7 @@ def lift(
             _init_leaf(each, rule, jnp.asarray(leaf))
             for each, leaf in zip(formats, leaves, strict=True)
         ]
-        return rule.State(jnp.zeros([], jnp.int32), *_columns(treedef, stored, len(choices)))
+        return rule.State(jnp.zeros([], jnp.int32), *columns(treedef, stored, len(choices)))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
@@ -92,7 +92,7 @@ def lift(
                 # One leaf after another, so that what they write to memory is not there at once.
                 old, _ = lax.optimization_barrier((old, new[-1][1:]))  # noqa: PLW2901
             new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, old))
-        directions, *moments = _columns(treedef, new, 1 + len(choices))
+        directions, *moments = columns(treedef, new, 1 + len(choices))
         return directions, rule.State(count, *moments)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -168,7 +168,7 @@ def _update_leaf(
     return narrow(direction, g.dtype), *as_before
 
 
-def _columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
+def columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
     """Rows of one entry a leaf each, as ``width`` trees."""
     return [treedef.unflatten([row[i] for row in rows]) for i in range(width)]
 

@@ -16,7 +16,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = Path(adam_jax.__file__).parent
 
 # Who may import whom: each layer those before it, and, where marked, itself.
-LAYERS = ["hyperparameters", "rule", "rules", "storage", "mismatch", "transform", "optimizers"]
+LAYERS = [
+    "hyperparameters",
+    "rule",
+    "rules",
+    "storage",
+    "mismatch",
+    "transform",
+    "optimizers",
+    "precision",
+    "compiler",
+    "diagnostics",
+]
 INDEPENDENT = {("rules", "storage"), ("storage", "rules")}
 
 

@@ -16,9 +16,7 @@ from adam_jax.hyperparameters import one_of
 from adam_jax.rule import Moment
 from adam_jax.storage.format import ROUNDINGS, Format
 from adam_jax.storage.native import narrow
-
-_HALF = 16  # bfloat16 is the upper half of a float32
-_LARGEST = 0x7F7F0000  # its largest number, as a float32's pattern
+from adam_jax.storage.rounding import round_to
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,9 @@ class BFloat16(Format):
 
 @jax.custom_jvp
 def _round(x: jax.Array, bits: jax.Array) -> jax.Array:
-    # Adding up to 2**16 - 1 to the pattern carries into the kept half as often as it should. From
-    # the largest number on nothing is added: what is finite stays so, and what is not stays loud.
-    pattern = lax.bitcast_convert_type(x, jnp.uint32)
-    chance = jnp.where((pattern & 0x7FFFFFFF) < _LARGEST, bits >> _HALF, 0)
-    # The half itself: a cast would round once more. A NaN's mark is its upper mantissa bit.
-    nan = jnp.where((pattern & 0x7FFFFFFF) > 0x7F800000, 0x40, 0).astype(jnp.uint32)
-    upper = ((pattern + chance) >> _HALF) | nan
-    return lax.bitcast_convert_type(upper.astype(jnp.uint16), jnp.bfloat16)
+    # Its upper half as it is, for a cast would round once more.
+    pattern = lax.bitcast_convert_type(round_to(x, jnp.bfloat16, bits), jnp.uint32)
+    return lax.bitcast_convert_type((pattern >> 16).astype(jnp.uint16), jnp.bfloat16)
 
 
 @_round.defjvp
