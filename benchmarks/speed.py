@@ -21,8 +21,9 @@ are what each loop reads and writes: Adam in three loops has 40 a parameter, in 
 The limit is one pass in place (a negation) over as many bytes as one loop of float32 Adam moves, 28
 a parameter: it reads 14 and writes 14. (Adam reads four float32 arrays and writes three.)
 
-"+ region" is XLA's option for CPUs ``xla_cpu_copy_insertion_use_region_analysis``, given to this
-one ``jit`` as ``compiler_options``: it lets low-precision moments be overwritten in place.
+"+ options" are `adam_jax.compiler_options`, given to this one ``jit``: on CPUs they let moments of
+few bits be overwritten in place. Moments in blocks of few bits stay out of the 1000 leaves, which
+are too small for them by default.
 
 The times to trace, lower and compile a step of float32 state are taken with all caches cleared, in
 the same rotation; CPU time is of all threads of the process. "compile s", in the other tables, is
@@ -50,11 +51,13 @@ import jax.numpy as jnp
 import optax
 
 import adam_jax
+from adam_jax import storage
 
 LEARNING_RATE = 1e-3
 LIMIT_BYTES = 28  # a parameter: gradient, parameter and two moments read, all but the first written
-REGION = {"xla_cpu_copy_insertion_use_region_analysis": True}
 REFERENCE, OURS = "optax.adam", "adam_jax.adam"
+BLOCKWISE = (storage.eight_bit, storage.four_bit, storage.float8)
+MOST_LEAVES_IN_BLOCKS = 32
 Tree = list[Any]
 
 
@@ -117,19 +120,20 @@ class Contestant:
     seconds: list[float] = field(default_factory=list)  # a step, one entry a round
 
 
-def optimizers() -> dict[str, tuple[Any, dict[str, bool] | None]]:
+def optimizers(case: Case) -> dict[str, tuple[Any, dict[str, Any] | None]]:
     """The contestants that JAX compiles, each with its compiler options."""
-    bfloat16 = adam_jax.adam(LEARNING_RATE, mu_dtype=jnp.bfloat16, nu_dtype=jnp.bfloat16)
-    plain = {
-        REFERENCE: optax.adam(LEARNING_RATE),
-        OURS: adam_jax.adam(LEARNING_RATE),
-        f"{OURS}, bfloat16": bfloat16,
-    }
-    every: dict[str, tuple[Any, dict[str, bool] | None]] = {}
+    plain = {REFERENCE: optax.adam(LEARNING_RATE), OURS: adam_jax.adam(LEARNING_RATE)}
+    formats = [storage.bfloat16()]
+    if case.leaves <= MOST_LEAVES_IN_BLOCKS:
+        formats += [make(min_size=0) for make in BLOCKWISE]
+    for each in formats:
+        name = f"{OURS}, {str(each).split('(')[0]}"
+        plain[name] = adam_jax.adam(LEARNING_RATE, mu_dtype=each, nu_dtype=each)
+    every: dict[str, tuple[Any, dict[str, Any] | None]] = {}
     for name, tx in plain.items():
         every[name] = tx, None
-        if jax.default_backend() == "cpu":
-            every[f"{name} + region"] = tx, REGION
+        if options := adam_jax.compiler_options():
+            every[f"{name} + options"] = tx, options
         if name == OURS:
             every[f"{REFERENCE}, again"] = plain[REFERENCE], None
     return every
@@ -224,7 +228,7 @@ def contestants(case: Case) -> list[Contestant]:
     gradients = [jax.random.normal(key, (case.size,)) for key in keys]
     trainings: dict[str, Training] = {}
     entrants = []
-    every = optimizers()
+    every = optimizers(case)
     uncounted = [(name, every[name]) for name in (OURS, REFERENCE)]
     for name, (tx, options) in (*uncounted, *every.items()):
         params = [jnp.zeros_like(g) for g in gradients]
@@ -269,7 +273,7 @@ class Stages:
 
 def measure_compilation(case: Case, rounds: int) -> dict[str, dict[str, Stages]]:
     """The process's CPU time and the wall time, for the two optimizers of float32 state."""
-    entrants = {name: optimizers()[name][0] for name in (REFERENCE, OURS)}
+    entrants = {name: optimizers(case)[name][0] for name in (REFERENCE, OURS)}
     measured = {name: {"cpu": Stages(), "wall": Stages()} for name in entrants}
     params = [jax.ShapeDtypeStruct((case.size,), jnp.float32)] * case.leaves
     for number, order in enumerate(rotations(list(entrants), rounds + 1)):

@@ -81,6 +81,7 @@ FORMATS: dict[str, Format] = {
         1e-6,
         True,
         (jnp.float32,),
+        variant=True,
     ),
     "bfloat16": Format(
         {"mu_dtype": jnp.bfloat16, "nu_dtype": adam_jax.storage.bfloat16()},

@@ -19,19 +19,24 @@ from jax.extend import core as jex_core
 import adam_jax
 
 
-def cases(variants):
-    """The test over each member in each storage format, with the variants of either, or without."""
+def cases(*, variants):
+    """The test over each member in each storage format.
+
+    And over each variant of a member in the first format, of a format with the first member.
+    """
+    first_member, first_format = next(iter(MEMBERS)), next(iter(FORMATS))
     pairs = [
         (m, f)
         for m in MEMBERS
         for f in FORMATS
-        if MEMBERS[m].variant + FORMATS[f].variant <= variants
+        if not (MEMBERS[m].variant or FORMATS[f].variant)
+        or (variants and (m == first_member or f == first_format))
     ]
     return pytest.mark.parametrize(("member", "storage"), pairs, ids=[f"{m}-{f}" for m, f in pairs])
 
 
-every = cases(variants=0)
-every_variant_too = cases(variants=1)
+every = cases(variants=False)
+every_variant_too = cases(variants=True)
 
 LOW = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -160,12 +165,16 @@ def test_float64_parameters_are_updated_in_float64(member, storage, x64):
 def test_state_keeps_its_kind_whatever_the_dtypes(member, storage, param_dtype, gradient_dtype):
     tx = optimizer(member, storage)
     params, g = tree(param_dtype), tree(gradient_dtype, 1)
-    state = tx.init(params)
-    updates, new = tx.update(g, state, params)
+
+    def scan(state):
+        return jax.lax.scan(lambda s, _: (tx.update(g, s, params)[1], None), state, length=3)[0]
+
+    # Abstractly, which is enough to know the kinds, and compiles nothing.
+    state = jax.eval_shape(tx.init, params)
+    updates, new = jax.eval_shape(tx.update, g, state, params)
     assert_same_kind(new, state)
     chex.assert_trees_all_equal_dtypes(updates, g)
-    scanned, _ = jax.lax.scan(lambda s, _: (tx.update(g, s, params)[1], None), state, length=3)
-    assert_same_kind(scanned, state)
+    assert_same_kind(jax.eval_shape(scan, state), state)
 
 
 @every
@@ -342,7 +351,8 @@ def test_complex_arrays_have_a_real_second_moment(member, storage):
 STRICT = {"jax_numpy_dtype_promotion": "strict", "jax_numpy_rank_promotion": "raise"}
 X64 = {"jax_enable_x64": True}
 SETTINGS = [
-    *((STRICT | x64, dtype) for x64 in ({}, X64) for dtype in ("float32", "bfloat16", "complex64")),
+    *((STRICT, dtype) for dtype in ("float32", "bfloat16", "complex64")),
+    (STRICT | X64, "float32"),
     (X64, "float32"),
     ({"jax_debug_nans": True}, "float32"),
 ]
@@ -355,7 +365,7 @@ SETTINGS = [
 def test_works_under_jaxs_strictest_settings(member, storage, settings, dtype):
     if jnp.issubdtype(dtype, jnp.complexfloating) and not FORMATS[storage].complex:
         dtype = jnp.float16
-    params, g = tree(dtype), tree(dtype, 1)
+    params, g = ({k: tree(dtype, seed)[k] for k in ("scalar", "list")} for seed in (0, 1))
     expected = run(optimizer(member, storage), [g], params)
     with configured(settings):
         tx = optimizer(member, storage)

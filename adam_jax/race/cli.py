@@ -65,7 +65,9 @@ def _add_race(commands: Any) -> None:
         default=",".join(entrants.BUILT_IN),
         metavar="LIST",
         help="module:function or file.py:function of your own that take a learning rate and return "
-        "an Optax transformation, or some of the built-in ones (default: %(default)s)",
+        "an Optax transformation, or some of the built-in ones (default: %(default)s); "
+        f"{' and '.join(entrants.OURS)} with :FORMAT have both moments of every array, small ones "
+        f"too, in that storage format: {', '.join(memory.FORMATS)}",
     )
     add(
         "--learning-rates",

@@ -1,16 +1,15 @@
 """The command `adam-jax race`: reads what is asked, runs it, shows and keeps what comes out."""
 
-import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from adam_jax.race import document, entrants, folder, problem, table
 from adam_jax.race.cli import INTERRUPTED
 from adam_jax.race.entrants import Entrant
-from adam_jax.race.errors import UsageError, require
+from adam_jax.race.errors import UsageError, printing, require
 from adam_jax.race.problem import Problem
 from adam_jax.race.progress import display
 from adam_jax.race.results import Outcome, standings, target_loss
@@ -37,7 +36,7 @@ def run(arguments: Namespace) -> int:
         target = target_loss(outcomes) if arguments.target is None else arguments.target
         rows = standings(outcomes, target, chosen.steps)
         try:
-            with _printing():
+            with printing():
                 if arguments.json:
                     print(document.report(chosen, settings, rows, target, complete=stopped is None))
                 else:
@@ -57,18 +56,6 @@ def run(arguments: Namespace) -> int:
     count = f"{len(outcomes)} of {len(racing)}"
     print(f"adam-jax: interrupted; finished entrants are kept, {count}: {kept}", file=sys.stderr)
     return INTERRUPTED
-
-
-@contextmanager
-def _printing() -> Iterator[None]:
-    """Says so in one line if stdout takes nothing more: a full disk, a closed pipe."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        # What is still buffered would fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UsageError(f"cannot print the results: {error.strerror}") from error
 
 
 def _outcomes(

@@ -1,6 +1,8 @@
 """The one kind of failure that the command line reports: a line for the user, no traceback."""
 
 import importlib
+import os
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,18 @@ def require(name: str) -> ModuleType:
         raise UsageError(
             f"the race needs {package}, which is not installed: pip install 'adam_jax[race]'"
         ) from None
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Says so in one line if stdout takes nothing more: a full disk, a closed pipe."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still buffered would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UsageError(f"cannot print the results: {error.strerror}") from error
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ import jax
 import adam_jax
 from adam_jax import storage
 from adam_jax.diagnostics import aligned, human
-from adam_jax.race.errors import UsageError, blaming
+from adam_jax.race.errors import UsageError, blaming, printing
 from adam_jax.race.models import MODELS
 from adam_jax.race.modules import load_file, load_module
 
@@ -67,9 +66,11 @@ def run(arguments: Namespace) -> int:
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
         models = [_measured(spec) for spec in dict.fromkeys(arguments.models or MODELS)]
     if arguments.json:
-        _print(json.dumps({"models": [asdict(model) for model in models]}, indent=2))
+        text = json.dumps({"models": [asdict(model) for model in models]}, indent=2)
     else:
-        _print(_table(models))
+        text = _table(models)
+    with printing():
+        print(text)
     return 0
 
 
@@ -143,14 +144,3 @@ def _table(models: Sequence[Model]) -> str:
             rows.append([*first, cost.format, rate, human(cost.state_bytes), saved])
             first = ["", ""]
     return aligned(rows, "<><>>>")
-
-
-def _print(text: str) -> None:
-    """Says so in one line if stdout takes nothing more: a full disk, a closed pipe."""
-    try:
-        print(text)
-        sys.stdout.flush()
-    except OSError as error:
-        # What is still buffered would fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UsageError(f"cannot print the results: {error.strerror}") from error

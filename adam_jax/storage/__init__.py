@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from adam_jax.hyperparameters import brief
 from adam_jax.storage.bfloat16 import BFloat16
 from adam_jax.storage.blockwise import Blocks, Blockwise
+from adam_jax.storage.code_book import CodeBook
 from adam_jax.storage.dynamic import DynamicMap
 from adam_jax.storage.float8 import E4M3
 from adam_jax.storage.format import Format
@@ -45,6 +46,8 @@ from adam_jax.storage.native import Native
 
 __all__ = [
     "Blocks",
+    "Blockwise",
+    "CodeBook",
     "Format",
     "bfloat16",
     "eight_bit",

@@ -24,7 +24,7 @@ from adam_jax.storage.format import ROUNDINGS, Format
 from adam_jax.storage.native import Native, narrow
 
 Shape = tuple[int, ...]
-_TINY = 2.0**-126  # below it float32 has fewer digits, and its inverse overflows
+_TINY = 2.0**-122  # below it the parts of a scale have fewer digits, and its inverse overflows
 _SHORT = 32
 
 
@@ -76,9 +76,9 @@ class Blockwise(Format):
     kind: str
     signed: CodeBook
     magnitude: CodeBook
-    block_size: int
-    rounding: str
-    min_size: int
+    block_size: int = 256
+    rounding: str = "stochastic"
+    min_size: int = 4096
 
     def __post_init__(self) -> None:
         whole("block_size", self.block_size, "a positive even number", lambda n: n > 0 == n % 2)
@@ -104,13 +104,18 @@ class Blockwise(Format):
         book = self.signed if moment.signed else self.magnitude
         x, tail = narrow(x, jnp.float32), _tail(x.shape)
         rows = _merge(x, tail)
+        size = rows.shape[-1]
         largest = _largest(rows, self.block_size)
         unit = jnp.maximum(largest * (1 / book.top), _TINY)
         scales = jnp.where(largest == 0, 0, unit)
-        # Multiplied and not divided by: XLA would write what it divides to memory first.
-        inverse = jnp.where(largest == 0, 0, 1 / unit)
-        y = rows * _spread(inverse, self.block_size, rows.shape[-1])
-        codes = book.encode(y, None if bits is None else _merge(bits, tail))
+        # Multiplied and not divided by: XLA would write what it divides to memory first. And in two
+        # steps, for the inverse of the largest numbers is subnormal, which devices take as 0.
+        shrink = jnp.where(unit > 2.0**100, 2.0**-64, 1)
+        inverse = jnp.where(largest == 0, 0, 1 / (unit * shrink))
+        y = rows * _spread(shrink, self.block_size, size) * _spread(inverse, self.block_size, size)
+        # A mean square that becomes 0 would make the next step as long as 1 / eps.
+        bits = None if bits is None else _merge(bits, tail)
+        codes = book.encode(y, bits, zero=moment.signed)
         codes = _pack(codes) if book.bits == 4 else codes
         codes, scales = _unmerge(codes, tail), _unmerge(scales, tail)
         return Blocks(codes, scales, self.kind, book, self.block_size, tail)

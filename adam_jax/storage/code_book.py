@@ -27,6 +27,11 @@ class CodeBook(ABC):
         """The bits of a code, 8 or 4."""
 
     @property
+    def bottom(self) -> float:
+        """The smallest magnitude."""
+        return 0.0
+
+    @property
     def top(self) -> float:
         """The largest value."""
         return 1.0
@@ -47,11 +52,15 @@ class CodeBook(ABC):
     def decode(self, stored: jax.Array) -> jax.Array:
         """The values, float32, to some units in the last place."""
 
-    def encode(self, y: jax.Array, bits: jax.Array | None) -> jax.Array:
+    def encode(self, y: jax.Array, bits: jax.Array | None, zero: bool = True) -> jax.Array:
         """Codes of ``y``: the nearest, or with random ``bits`` a neighbour, right on average.
 
-        Ties go to the smaller magnitude. By chance a magnitude (of an unsigned book) that is not 0
-        never becomes 0: as a mean square it would make the next step as long as 1 / ``eps``.
+        Ties go to the smaller magnitude.
+
+        Args:
+          y: numbers from -`top` to `top`, float32.
+          bits: uint32 of their shape, uniformly random, or ``None`` for the nearest.
+          zero: whether chance may round to 0 what is not.
         """
         size = jnp.abs(y)
         position = self.position(size)
@@ -59,7 +68,7 @@ class CodeBook(ABC):
             k = _fixed(position) >> _FRACTION
             up = size - self.value(k) > self.value(k + 1) - size  # exact where the position is not
             return self.pack(k + up.astype(k.dtype), y < 0)
-        if not self.signed:
+        if not zero and self.bottom == 0:
             position = jnp.where((size > 0) & (position < 1), 1, position)
         # A position and the upper bits, as a number in [0, 1): all in the same units.
         chance = lax.bitcast_convert_type(bits >> (32 - _FRACTION), jnp.int32)

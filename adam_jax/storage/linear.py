@@ -26,6 +26,11 @@ class Linear(CodeBook):
         """The bits of a code."""
         return 4
 
+    @property
+    def bottom(self) -> float:
+        """The smallest value."""
+        return 1 / _LEVELS
+
     def position(self, y: jax.Array) -> jax.Array:
         """See `CodeBook.position`; what is below the first code takes the first."""
         return most(y * _LEVELS - 1, jnp.zeros_like(y))

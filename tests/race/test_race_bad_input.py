@@ -34,7 +34,7 @@ def refused(capsys, tmp_path):
         (["--entrants", "adma"], "entrant must be one of adam, adamw, sgd, momentum"),
         (["--entrants", ""], "entrant must be one of"),
         (["--entrants", "adam,sgd,adam"], "each once, got 'adam' 2 times"),
-        (["--entrants", "adam:eight_bit"], "entrant must be one of"),
+        (["--entrants", "adam:nine_bit"], "format must be one of float32, bfloat16, eight_bit"),
         (["--entrants", ":x"], "entrant must be one of adam, adamw, sgd, momentum"),
         (["--entrants", "no_such_module:make"], "No module named 'no_such_module'"),
         (["--entrants", "optax:no_such_function"], "no function 'no_such_function'"),
