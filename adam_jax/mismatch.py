@@ -45,8 +45,11 @@ def require_storable(
 
 def require_like_state(
     updates: optax.Updates, state: Any, rule: Rule, formats: Sequence[tuple[Format, ...]]
-) -> list[tuple[Any, ...]]:
-    """Check gradients against the state, and return its stored moments: a tuple a gradient.
+) -> tuple[list[tuple[Format, ...]], list[tuple[Any, ...]]]:
+    """Check gradients against the state, and return its formats and moments: a tuple a gradient.
+
+    Whether a moment is in its format, or in what that has for small parameters, is as the state has
+    it: inside ``shard_map`` shapes are those of shards.
 
     Raises:
       ValueError: the trees differ, or two shapes do, or a moment is not of its format.
@@ -58,10 +61,16 @@ def require_like_state(
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
     columns = [_flatten_like(leaves, treedef, moment, "the state") for moment in state[1:]]
     rows = list(zip(*columns, strict=True)) if columns else [()] * len(leaves)
+    found = []
     for (path, g), row, wanted in zip(leaves, rows, formats, strict=True):
+        fitting = tuple(
+            storage if storage.holds(stored) else storage.fit(jnp.shape(g))
+            for storage, stored in zip(wanted, row, strict=True)
+        )
+        found.append(fitting)
         name = f"gradient for params{_keystr(path)}"
         for field, moment, storage, stored in zip(
-            fields[1:], rule.moments, wanted, row, strict=True
+            fields[1:], rule.moments, fitting, row, strict=True
         ):
             # The shape first, for the format may depend on it.
             _require_shape(name, g, stored, "the state was built for")
@@ -74,7 +83,7 @@ def require_like_state(
                 raise TypeError(
                     f"{name} is {_describe(g)}; the state was built for {_describe(stored)}"
                 )
-    return rows
+    return found, rows
 
 
 def require_gradients(updates: optax.Updates, params: optax.Params | None) -> None:

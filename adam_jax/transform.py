@@ -56,7 +56,10 @@ def lift(
 
     def init(params: optax.Params) -> Any:
         require_float(params)
-        formats = formats_of(params)
+        formats = [
+            tuple(storage.fit(jnp.shape(leaf)) for storage in each)
+            for each, leaf in zip(formats_of(params), jax.tree.leaves(params), strict=True)
+        ]
         require_storable(params, rule, formats)
         leaves, treedef = jax.tree.flatten(params)
         stored = [
@@ -70,8 +73,7 @@ def lift(
     ) -> tuple[optax.Updates, Any]:
         del params, extra_args
         require_float(updates, "gradient for params")
-        formats = formats_of(updates)
-        stored = require_like_state(updates, state, rule, formats)
+        formats, stored = require_like_state(updates, state, rule, formats_of(updates))
         leaves, treedef = jax.tree.flatten(updates)
         count = optax.safe_increment(state.count)
         stochastic = any(storage.stochastic for each in formats for storage in each)
@@ -85,13 +87,17 @@ def lift(
             return exact, tuple(c.astype(dtype) for c in coefficients)
 
         new: list[Any] = []
+        # To JAX all that a barrier returns varies as any of it does: so each kind has its own row.
+        last: dict[frozenset[str], Any] = {}
         for each, leaf, old, word in zip(formats, leaves, stored, words, strict=True):
             g = jnp.asarray(leaf)
             dtype = _precision(g, old)
-            if new and any(storage.sequential for storage in each):
+            before = last.get(_variation(old))
+            if before is not None and any(storage.sequential for storage in each):
                 # One leaf after another, so that what they write to memory is not there at once.
-                old, _ = lax.optimization_barrier((old, new[-1][1:]))  # noqa: PLW2901
+                old, _ = lax.optimization_barrier((old, before))  # noqa: PLW2901
             new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, old))
+            last[_variation(new[-1][1:])] = new[-1][1:]
         directions, *moments = columns(treedef, new, 1 + len(choices))
         return directions, rule.State(count, *moments)
 
@@ -171,6 +177,18 @@ def _update_leaf(
 def columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
     """Rows of one entry a leaf each, as ``width`` trees."""
     return [treedef.unflatten([row[i] for row in rows]) for i in range(width)]
+
+
+def _variation(tree: chex.ArrayTree) -> frozenset[str]:
+    """How shards may differ inside ``shard_map``, by JAX's types.
+
+    These have one name from JAX 0.10 on, one from 0.6 on, and one before.
+    """
+    leaves = [(getattr(x, "aval", None), x) for x in jax.tree.leaves(tree)]
+    names = ("manual_axis_type", "vma", "rep")
+    return frozenset(
+        str([getattr(x, name, None) for name in names for x in pair]) for pair in leaves
+    )
 
 
 def _precision(*tree: chex.ArrayTree) -> Any:

@@ -1,12 +1,13 @@
 """Parameters laid out over 8 devices: the state lies where they do, and a step moves no data."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from family import FORMATS
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from training import assert_close
@@ -14,13 +15,18 @@ from training import assert_close
 import adam_jax
 from adam_jax import storage
 
-SPECS = {"w": P("x", "y"), "b": P("y"), "scale": P()}
-SHAPES = {"w": (8, 6), "b": (6,), "scale": ()}
 COLLECTIVES = ["all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"]
-AXES = {"auto": {}}
-if hasattr(jax.sharding, "AxisType"):  # older JAX has automatic axes only
-    AXES["explicit"] = {"axis_types": (jax.sharding.AxisType.Explicit,) * 2}
-FORMATS = {"float32": None, "bfloat16": storage.bfloat16()}
+KINDS = {"auto": None}
+if hasattr(jax.sharding, "AxisType"):
+    KINDS["explicit"] = jax.sharding.AxisType.Explicit
+NEAREST = [name for name in FORMATS if name.endswith("-nearest")]
+STOCHASTIC = [name.removesuffix("-nearest") for name in NEAREST]
+SHAPES = {"w": (16, 64), "b": (64,), "scale": ()}
+MESHES = {  # on each shard lie whole blocks
+    "8": ((8,), {"w": P("x"), "b": P("x"), "scale": P()}),
+    "4x2": ((4, 2), {"w": P("x", "y"), "b": P("y"), "scale": P()}),
+    "2x4": ((2, 4), {"w": P(None, ("x", "y")), "b": P(), "scale": P()}),
+}
 
 if hasattr(jax, "shard_map"):
     shard_map = jax.shard_map
@@ -28,31 +34,43 @@ else:  # its older place
     from jax.experimental.shard_map import shard_map
 
 
-@pytest.fixture(scope="module", params=AXES)
-def mesh(request):
+def mesh_of(shape, kind="auto"):
     assert jax.device_count() == 8
-    return Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"), **AXES[request.param])
+    if kind not in KINDS:
+        pytest.skip("this JAX has automatic axes only")
+    axes = {} if KINDS[kind] is None else {"axis_types": (KINDS[kind],) * len(shape)}
+    return Mesh(np.array(jax.devices()).reshape(shape), ("x", "y")[: len(shape)], **axes)
 
 
-@pytest.fixture(scope="module", params=FORMATS)
-def tx(request):
-    dtype = FORMATS[request.param]
-    return adam_jax.adamw(1e-2, mu_dtype=dtype, nu_dtype=dtype, nesterov=True)
+@pytest.fixture(scope="module", params=["8-auto", "4x2-auto", "2x4-auto", "4x2-explicit"])
+def layout(request):
+    """Where each leaf lies."""
+    name, kind = request.param.split("-")
+    shape, specs = MESHES[name]
+    mesh = mesh_of(shape, kind)
+    return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
 
 
-def trees(count, place):
+# XLA contracts a product and a sum, or does not, as the loop is long. With these decay rates and
+# gradients of few digits the products in an average are exact, and it is the same either way.
+@cache
+def optimizer(name):
+    return adam_jax.adamw(1e-2, b1=0.5, b2=0.75, nesterov=True, **FORMATS[name].arguments)
+
+
+def arrays(count, shapes):
+    """Trees of no symmetry, 4 decades and 9 binary digits."""
     rng = np.random.default_rng(0)
-    return [
-        {name: place(name, rng.normal(size=shape)) for name, shape in SHAPES.items()}
-        for _ in range(count)
-    ]
+
+    def noise(shape):
+        digits = rng.integers(-511, 512, shape)
+        return (digits * 2.0 ** rng.integers(-13, 0, shape)).astype(np.float32)
+
+    return [{name: noise(shape) for name, shape in shapes.items()} for _ in range(count)]
 
 
-def sharded(count, mesh):
-    def place(name, x):
-        return jax.device_put(x.astype(np.float32), NamedSharding(mesh, SPECS[name]))
-
-    return trees(count, place)
+def sharded(count, layout):
+    return [jax.device_put(tree, layout) for tree in arrays(count, SHAPES)]
 
 
 def step(tx, params, state, gradient):
@@ -60,32 +78,72 @@ def step(tx, params, state, gradient):
     return optax.apply_updates(params, updates), updates, state
 
 
+def descend(stepped, params, state, stream):
+    for gradient in stream:
+        params, updates, state = stepped(params, state, gradient)
+    return params, updates, state
+
+
+@cache
+def alone(name):
+    """Parameters, updates and state after 4 steps on one device."""
+    tx = optimizer(name)
+    params, *stream = jax.tree.map(jnp.asarray, arrays(5, SHAPES))
+    result = descend(jax.jit(partial(step, tx)), params, jax.jit(tx.init)(params), stream)
+    assert len(result[0]["w"].devices()) == 1
+    return result
+
+
+@pytest.fixture(scope="module", params=["default", *STOCHASTIC])
+def name(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def programs(tx, mesh):
+def programs(name, layout):
     """Compiled ``init`` and `step`, which refuse arguments of any other sharding."""
-    params, gradient = sharded(2, mesh)
+    tx = optimizer(name)
+    params, gradient = sharded(2, layout)
     init = jax.jit(tx.init).lower(params).compile()
     stepped = jax.jit(partial(step, tx)).lower(params, init(params), gradient).compile()
     return init, stepped
 
 
 def assert_lies_like(tree, params):
-    for name, leaf in tree.items():
-        assert leaf.sharding.is_equivalent_to(params[name].sharding, leaf.ndim), name
+    """Each array of ``tree``, codes and scales too, is split as its parameter is."""
+    for name, param in params.items():
+        for leaf in jax.tree.leaves(tree[name]):
+            assert leaf.sharding.is_equivalent_to(param.sharding, leaf.ndim), name
+            parts = param.size // param.addressable_shards[0].data.size
+            assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // parts}
 
 
-def test_state_and_updates_lie_with_their_parameters(tx, mesh, programs):
+def assert_same_bits(actual, expected):
+    for a, e in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        assert (a.shape, a.dtype) == (e.shape, e.dtype)
+        assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
+
+
+def test_state_and_updates_lie_with_their_parameters(name, layout, programs):
     init, stepped = programs
-    params, *stream = sharded(3, mesh)
-    for fresh in (tx.init(params), init(params)):
-        assert_lies_like(fresh[0].mu, params)
-        assert_lies_like(fresh[0].nu, params)
+    params, *stream = sharded(3, layout)
     state = init(params)
+    assert_lies_like(state[0].mu, params)
+    assert_lies_like(state[0].nu, params)
     for gradient in stream:
         params, updates, state = stepped(params, state, gradient)
         for tree in (params, updates, state[0].mu, state[0].nu):
             assert_lies_like(tree, gradient)
         assert state[0].count.sharding.is_fully_replicated
+
+
+@pytest.mark.parametrize("name", ["default", "bfloat16", "four_bit"])
+def test_state_of_an_eager_init_lies_with_its_parameters(name):
+    mesh, specs = mesh_of((4, 2)), MESHES["4x2"][1]
+    (params,) = sharded(1, {leaf: NamedSharding(mesh, spec) for leaf, spec in specs.items()})
+    state = optimizer(name).init(params)[0]
+    assert_lies_like(state.mu, params)
+    assert_lies_like(state.nu, params)
 
 
 def test_a_step_needs_no_collective(programs):
@@ -95,64 +153,146 @@ def test_a_step_needs_no_collective(programs):
         assert not [name for name in COLLECTIVES if name in text]
 
 
-def test_shards_are_the_unsharded_step(tx, mesh, programs):
-    def run(init, stepped, params, *stream):
-        state = init(params)
-        for gradient in stream:
-            params, updates, state = stepped(params, state, gradient)
-        return params, updates, state
-
-    alone = trees(5, lambda _, x: jnp.asarray(x, jnp.float32))
-    expected = run(tx.init, jax.jit(partial(step, tx)), *alone)
-    assert len(expected[0]["w"].devices()) == 1
-    result = run(*programs, *sharded(5, mesh))
-    # The state to the bit, whatever is rounded by chance. In the direction XLA may contract a
-    # product and a sum in the loop over a small array and not in that over its shard.
-    assert_close(result[2], expected[2])
-    assert_close(result[:2], expected[:2], rtol=1e-6, atol=1e-8)
-
-
-def test_each_device_updates_its_shard_inside_shard_map(tx, mesh, programs):
+def test_shards_are_the_unsharded_step(name, layout, programs):
     init, stepped = programs
-    params, *stream = sharded(4, mesh)
-    state = init(params)
-    specs = (optax.ScaleByAdamState(P(), SPECS, SPECS), *jax.tree.map(lambda _: P(), state[1:]))
-    everything = (SPECS, SPECS, specs)
-    init_shards = shard_map(tx.init, mesh=mesh, in_specs=(SPECS,), out_specs=specs)
-    step_shards = jax.jit(
-        shard_map(
-            partial(step, tx), mesh=mesh, in_specs=(SPECS, specs, SPECS), out_specs=everything
-        )
+    params, *stream = sharded(5, layout)
+    result = descend(stepped, params, init(params), stream)
+    # The state to the bit, also what is rounded by chance.
+    assert_same_bits(result[2], alone(name)[2])
+    assert_close(result[:2], alone(name)[:2], rtol=1e-5, atol=1e-8)
+
+
+# --- inside of shard_map -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["auto", "explicit"])
+@pytest.mark.parametrize("name", ["default", *NEAREST])
+def test_each_device_updates_its_shard_inside_shard_map(name, kind):
+    if kind == "explicit" and name not in ("default", "four_bit-nearest"):
+        pytest.skip("inside of shard_map both kinds of axes are the same")
+    shape, specs = MESHES["4x2"]
+    mesh, tx = mesh_of(shape, kind), optimizer(name)
+    params, *stream = sharded(5, {name: NamedSharding(mesh, spec) for name, spec in specs.items()})
+    expected = alone(name)
+    chain = (*jax.tree.map(lambda _: P(), expected[2][1:]),)
+    state = optax.ScaleByAdamState(P(), specs, specs), *chain
+    init = shard_map(tx.init, mesh=mesh, in_specs=(specs,), out_specs=state)
+    stepped = shard_map(
+        partial(step, tx),
+        mesh=mesh,
+        in_specs=(specs, state, specs),
+        out_specs=(specs, specs, state),
     )
-    kept, shards = params, jax.jit(init_shards)(params)
-    for gradient in stream:
-        kept, _, shards = step_shards(kept, shards, gradient)
-        params, _, state = stepped(params, state, gradient)
-    assert_lies_like(shards[0].nu, params)
-    # Each shard counts its elements from 0, and so a format that rounds by chance does otherwise.
-    exact = state[0].nu["w"].dtype == jnp.float32
-    tolerance = {"rtol": 1e-6, "atol": 1e-7} if exact else {"rtol": 2**-6, "atol": 2**-9}
-    assert_close((kept, shards), (params, state), **tolerance)
+    result = descend(jax.jit(stepped), params, jax.jit(init)(params), stream)
+    assert_lies_like(result[2][0].nu, params)
+    # To nearest; by chance it is otherwise, for each shard counts its elements from 0.
+    assert_same_bits(result[2], expected[2])
+    assert_close(result[:2], expected[:2], rtol=1e-5, atol=1e-8)
 
 
-def test_replicas_stay_equal_inside_shard_map(tx, mesh):
+@pytest.mark.parametrize("name", ["eight_bit-nearest", "four_bit-nearest"])
+def test_state_passes_in_and_out_of_shard_map(name):
+    mesh, tx, specs = mesh_of((8,)), optimizer(name), {"w": P(None, "x")}
+    unsharded = jax.tree.map(jnp.asarray, arrays(2, {"w": (8, 32)}))
+    params, gradient = jax.device_put(unsharded, NamedSharding(mesh, specs["w"]))
+    state = jax.jit(tx.init)(params)
+    moments = optax.ScaleByAdamState(P(), specs, specs), *jax.tree.map(lambda _: P(), state[1:])
+    stepped = shard_map(
+        partial(step, tx),
+        mesh=mesh,
+        in_specs=(specs, moments, specs),
+        out_specs=(specs, specs, moments),
+    )
+    inside = jax.jit(stepped)(params, state, gradient)
+    assert jax.tree.structure(inside[2]) == jax.tree.structure(state)
+    outside = jax.jit(partial(step, tx))
+    result = outside(*inside[::2], gradient)
+    params, gradient = unsharded
+    expected = descend(outside, params, tx.init(params), [gradient, gradient])
+    assert_same_bits(result[2], expected[2])
+
+
+@pytest.mark.parametrize("name", ["default", "bfloat16", "four_bit"])
+def test_replicas_stay_equal_inside_shard_map(name):
+    mesh = mesh_of((4, 2))
+
     def gradient(w, x):
-        return jax.grad(lambda w: jnp.mean((w * x - jnp.sin(x)) ** 2))(w)
+        def loss(w):
+            return jnp.mean((w["a"] * x - jnp.sin(x)) ** 2) + jnp.sum(w["b"] ** 2)
+
+        return jax.grad(loss)(w)
 
     def data_parallel(w, state, x):
-        own = w + 0 * x[0]  # differs by device for all that JAX knows, so no sum over devices
+        # Differs by device for all that JAX knows, so no sum over devices.
+        own = jax.tree.map(lambda w: w + 0 * x[0], w)
         return step(tx, w, state, jax.lax.pmean(gradient(own, x), ("x", "y")))
 
     # shard_map proves that what it returns under P() is the same on every device.
+    tx = optimizer(name)
     specs = {"in_specs": (P(), P(), P(("x", "y"))), "out_specs": P()}
     replicas = jax.jit(shard_map(data_parallel, mesh=mesh, **specs))
-    alone = jax.jit(lambda w, state, x: step(tx, w, state, gradient(w, x)))
-    x, w = jnp.linspace(-1, 1, 32), jnp.array(0.5)
-    expected = w, None, tx.init(w)
-    result = jax.device_put(expected, NamedSharding(mesh, P()))
+    x, w = jnp.linspace(-1, 1, 32), {"a": jnp.array(0.5), "b": jnp.linspace(-1, 1, 6)}
+    result = jax.device_put((w, None, tx.init(w)), NamedSharding(mesh, P()))
     shards = jax.device_put(x, NamedSharding(mesh, P(("x", "y"))))
+    by_hand = jax.jit(lambda w, state, x: step(tx, w, state, gradient(w, x)))
+    expected = w, None, tx.init(w)
     for _ in range(4):
         result = replicas(result[0], result[2], shards)
-        expected = alone(expected[0], expected[2], x)
-    # A scalar is rounded alike on each of the devices and alone.
-    assert_close(result, expected, rtol=1e-5)
+        expected = by_hand(expected[0], expected[2], x)
+    # Rounded alike on each of the devices and alone.
+    assert_close(result[:2], expected[:2], rtol=1e-5)
+    for leaf in jax.tree.leaves(result[2]):
+        copies = {np.asarray(shard.data).tobytes() for shard in leaf.addressable_shards}
+        assert len(copies) == 1
+
+
+# --- blocks that shards cut ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "bfloat16"])
+def test_blocks_across_shards_are_right(name):
+    # 5 elements a shard: of 4 bits even bytes are cut.
+    tx, shapes = optimizer(name), {"w": (2, 8 * 5)}
+    sharding = NamedSharding(mesh_of((8,)), P(None, "x"))
+    params, *stream = arrays(4, shapes)
+    stepped = jax.jit(partial(step, tx))
+    expected = descend(stepped, params, tx.init(params), stream)
+    params, *stream = jax.device_put([params, *stream], sharding)
+    result = descend(stepped, params, jax.jit(tx.init)(params), stream)
+    # At the price of communication.
+    text = stepped.lower(params, result[2], params).compile().as_text()
+    assert [name for name in COLLECTIVES if name in text]
+    assert_same_bits(result[2], expected[2])
+
+
+def test_blocks_across_shards_are_refused_where_axes_are_explicit():
+    sharding = NamedSharding(mesh_of((8,), "explicit"), P(None, "x"))
+    params = jax.device_put(jnp.zeros((2, 8 * 5)), sharding)
+    if not any(getattr(params.aval.sharding, "spec", ())):
+        pytest.skip("this JAX does not know shardings as types")
+    with pytest.raises(ValueError, match=r"whole blocks of eight_bit.* along axis 1 .* 5 elements"):
+        optimizer("eight_bit").init(params)
+
+
+def test_the_whole_parameter_decides_whether_it_is_quantised():
+    sharding = NamedSharding(mesh_of((8,)), P("x"))
+    make = partial(storage.eight_bit, 4)
+    params = jax.device_put(jnp.zeros((8, 64)), sharding)
+    for min_size, dtypes in [(512, ["uint8", "float32"]), (513, ["float32"])]:
+        tx = adam_jax.scale_by_adam(mu_dtype=make(min_size=min_size))
+        state = jax.jit(tx.init)(params)
+        for each in (tx.init(params), state, jax.jit(tx.update)(params, state)[1]):
+            assert [leaf.dtype for leaf in jax.tree.leaves(each.mu)] == dtypes
+
+
+def test_it_stays_so_inside_shard_map():
+    """Where shards are smaller than `min_size`: the state is as the whole parameter was."""
+    mesh = mesh_of((8,))
+    tx = adam_jax.scale_by_adam(nu_dtype=storage.eight_bit())
+    params = jax.device_put(jnp.ones((8, 1024)), NamedSharding(mesh, P("x")))
+    state = jax.jit(tx.init)(params)
+    specs = jax.tree.map(lambda x: P("x") if x.ndim else P(), state)
+    step = shard_map(tx.update, mesh=mesh, in_specs=(P("x"), specs), out_specs=(P("x"), specs))
+    _, new = jax.jit(step)(params, state)
+    assert jax.tree.structure(new) == jax.tree.structure(state)
+    assert new.nu.codes.dtype == jnp.uint8

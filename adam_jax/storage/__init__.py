@@ -167,9 +167,9 @@ def choice_of(name: str, spec: Any) -> Choice:
     if any(spec is function for function in (float32, bfloat16, eight_bit, four_bit, float8)):
         raise TypeError(f"`{name}` must be a format, got the function: storage.{spec.__name__}()")
     if callable(spec) and not _is_dtype(spec):
-        return lambda path, leaf: format_of(name, spec(path, leaf)).fit(leaf.shape)
+        return lambda path, leaf: format_of(name, spec(path, leaf))
     storage = format_of(name, spec)
-    return lambda _, leaf: storage.fit(leaf.shape)
+    return lambda *_: storage
 
 
 def format_of(name: str, spec: Any) -> Format:

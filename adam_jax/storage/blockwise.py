@@ -39,7 +39,8 @@ class Blocks:
       kind: the format's name.
       book: what the codes mean.
       block_size: elements a block.
-      tail: the moment's shape, from the axis of the blocks on.
+      axes: how many axes of the moment there are from that of the blocks on; the others are 1.
+      odd: whether the last byte of a row holds one code.
     """
 
     codes: jax.Array
@@ -47,12 +48,24 @@ class Blocks:
     kind: str = field(metadata={"static": True})
     book: CodeBook = field(metadata={"static": True})
     block_size: int = field(metadata={"static": True})
-    tail: Shape = field(metadata={"static": True})
+    axes: int = field(metadata={"static": True})
+    odd: bool = field(metadata={"static": True})
+
+    @property
+    def tail(self) -> Shape:
+        """The moment's shape, from the axis of the blocks on.
+
+        From the codes, for inside of ``shard_map`` they are a shard's.
+        """
+        if self.axes == 0:
+            return ()
+        size, *ones = self.codes.shape[self.codes.ndim - self.axes :]
+        return (2 * size - self.odd if self.book.bits == 4 else size, *ones)
 
     @property
     def shape(self) -> Shape:
         """The moment's shape."""
-        return self.codes.shape[: self.codes.ndim - len(self.tail)] + self.tail
+        return self.codes.shape[: self.codes.ndim - self.axes] + self.tail
 
     def decode(self) -> jax.Array:
         """The moment, float32: codes' values times their blocks' scales."""
@@ -103,6 +116,7 @@ class Blockwise(Format):
         """The codes and scales of ``x``."""
         book = self.signed if moment.signed else self.magnitude
         x, tail = narrow(x, jnp.float32), _tail(x.shape)
+        self._require_whole_blocks(x, tail)
         rows = _merge(x, tail)
         size = rows.shape[-1]
         largest = _largest(rows, self.block_size)
@@ -118,7 +132,26 @@ class Blockwise(Format):
         codes = book.encode(y, bits, zero=moment.signed)
         codes = _pack(codes) if book.bits == 4 else codes
         codes, scales = _unmerge(codes, tail), _unmerge(scales, tail)
-        return Blocks(codes, scales, self.kind, book, self.block_size, tail)
+        odd = book.bits == 4 and rows.shape[-1] % 2 == 1
+        return Blocks(codes, scales, self.kind, book, self.block_size, len(tail), odd)
+
+    def _require_whole_blocks(self, x: jax.Array, tail: Shape) -> None:
+        # Only the axes of an Explicit mesh are in a type. Along others XLA gathers what it needs.
+        sharding = getattr(getattr(x, "aval", None), "sharding", None)
+        if sharding is None or not tail:
+            return
+        axis = x.ndim - len(tail)
+        names = (*sharding.spec, *[None] * x.ndim)[axis] or ()
+        parts = math.prod(
+            sharding.mesh.shape[name] for name in ([names] if isinstance(names, str) else names)
+        )
+        part, width = x.shape[axis] // parts, _blocks(x.shape[axis], self.block_size)[1]
+        if parts > 1 and part % width:
+            raise ValueError(
+                f"on an Explicit mesh shards must be whole blocks of {self}, but along axis {axis}"
+                f" of {x.aval} each has {part} elements; choose another sharding, block size or"
+                f" format for this leaf"
+            )
 
     def decode(self, stored: Blocks) -> jax.Array:
         """The moment again, float32."""
