@@ -65,7 +65,7 @@ def tree(dtype=jnp.float32, seed=0):
         "scalar": array(),
         "empty": array(0, 3),
         "frozen": None,
-        "list": [array(2, 1, 3), ()],
+        "list": [array(5), ()],
     }
 
 

@@ -15,7 +15,8 @@ step itself, which takes the new moments before they are stored.
 
 The last three store blocks of ``block_size`` elements along the last axis that is longer than 1,
 each scaled by its largest magnitude. Shards that are multiples of a block need no communication. An
-entry that is not finite makes its whole block so. Complex parameters are refused.
+entry that is not finite makes its whole block so. Complex parameters are refused. Derivatives stop
+at codes, which are integers.
 
 A function ``(path, leaf) -> format`` (or dtype, or ``None`` for float32) chooses by the path, a key
 path as of `jax.tree_util.tree_map_with_path`, and by the shape of the leaf, a

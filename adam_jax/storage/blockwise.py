@@ -124,7 +124,7 @@ class Blockwise(Format):
         scales = jnp.where(largest == 0, 0, unit)
         # Multiplied and not divided by: XLA would write what it divides to memory first. And in two
         # steps, for the inverse of the largest numbers is subnormal, which devices take as 0.
-        shrink = jnp.where(unit > 2.0**100, 2.0**-64, 1)
+        shrink = jnp.where(unit > 2.0**100, jnp.full_like(unit, 2.0**-64), 1)
         inverse = jnp.where(largest == 0, 0, 1 / (unit * shrink))
         y = rows * _spread(shrink, self.block_size, size) * _spread(inverse, self.block_size, size)
         # A mean square that becomes 0 would make the next step as long as 1 / eps.
@@ -220,11 +220,12 @@ def _blocks(size: int, block_size: int) -> tuple[int, int]:
 
 def _pack(codes: jax.Array) -> jax.Array:
     """Two codes of 4 bits in a byte."""
-    bytes_ = -(-codes.shape[-1] // 2)
-    pairs = _pad(codes, 2 * bytes_).reshape(*codes.shape[:-1], bytes_, 2)
+    length = -(-codes.shape[-1] // 2)
+    wide = _pad(codes.astype(jnp.uint32), 2 * length).reshape(*codes.shape[:-1], length, 2)
     # As a sum, for XLA vectorises a reduction and not two slices.
-    shifted = pairs << (4 * lax.broadcasted_iota(jnp.uint8, pairs.shape, pairs.ndim - 1))
-    return jnp.sum(shifted, axis=-1, dtype=jnp.uint8)
+    upper = lax.broadcasted_iota(jnp.int32, wide.shape, wide.ndim - 1) == 1
+    pairs = jnp.sum(jnp.where(upper, 16 * wide, wide), axis=-1, dtype=jnp.uint32)
+    return pairs.astype(jnp.uint8)
 
 
 def _unpack(packed: jax.Array, size: int) -> jax.Array:
