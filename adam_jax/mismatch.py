@@ -1,5 +1,6 @@
 """Checks of trees against each other; each error is one line and names the leaf by its path."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def require_like_state(
             if not storage.holds(stored):
                 raise ValueError(
                     f"state.{field}{_keystr(path)} must be {storage}, got {_describe(stored)};"
-                    f" mu_dtype and nu_dtype say what the state holds"
+                    f" mu_dtype and nu_dtype say what the state holds, parameter by parameter"
                 )
             if moment.signed and _is_complex(g) != _is_complex(stored):
                 raise TypeError(
@@ -158,7 +159,7 @@ def match_low_precision(
       TypeError: it is no such state, or an update is complex.
     """
     if params is None:
-        name = cls.__name__.removesuffix("State")
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__.removesuffix("State")).lower()
         raise ValueError(f"{name} needs `params`: update(updates, state, params)")
     if getattr(state, "_fields", None) != cls._fields:
         raise TypeError(f"state must be {cls.__name__}, got {type(state).__name__}")

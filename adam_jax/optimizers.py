@@ -74,12 +74,13 @@ def adam(
         its mean square is 0: where gradients were 0 or, in float32, below about 3e-18.
       eps_root: added under the root, in units of the gradient squared; >= 0.
       mu_dtype: how the mean gradient rests between two steps: a dtype, a format of
-        `adam_jax.storage`, or ``None`` for float32, or the parameter's dtype where that is wider.
+        `adam_jax.storage`, a function ``(path, leaf)`` to one of these (which
+        `optax.inject_hyperparams` takes for a schedule, unless told ``static_args``), or ``None``
+        for float32, or the parameter's dtype where that is wider.
       nesterov: whether the mean looks one step ahead, as in NAdam.
       nu_dtype: how the mean square rests.
-      seed: an integer, the seed of formats that round by chance (`storage.bfloat16`); float32 state
-        has no use for it. `optax.inject_hyperparams` adds it to its state unless it is told
-        ``static_args=("seed",)``.
+      seed: an integer, the seed of formats that round by chance, as all do but float32.
+        `optax.inject_hyperparams` adds it to its state unless told ``static_args=("seed",)``.
 
     Returns:
       An Optax transformation. Its ``update`` accepts extra arguments, and ignores them. Finite

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -27,6 +28,7 @@ from adam_jax.storage.random_bits import fold, random_bits
 from adam_jax.storage.rounding import is_low, round_to
 from adam_jax.transform import columns
 
+_DOMAIN = np.uint32(0x70726563)  # other bits than those of moments with the same seed
 _LARGEST = float(jnp.finfo(jnp.float32).max)
 
 
@@ -54,8 +56,9 @@ class MasterWeightsState(NamedTuple):
 def stochastic_rounding(seed: Any = 0) -> optax.GradientTransformationExtraArgs:
     """Sums rounded by chance, up as often as their share of the way says: right on average.
 
-    The last member of a chain; no memory. Its noise is up to half a unit of the parameter a step:
-    16 random bits decide for bfloat16 and 13 for float16, the same eager, jitted and sharded.
+    The last member of a chain: before another one it does nothing, and cannot tell. It has no
+    memory. Its noise is up to half a unit of the parameter a step: 16 random bits decide for
+    bfloat16 and 13 for float16, the same eager, jitted and sharded.
 
     Gradients of bfloat16 parameters are bfloat16, and so are then the updates of `adam_jax.adam`,
     to 2**-9 of themselves: enough for a step. It is the sum that would lose it. Widen the gradients
@@ -92,7 +95,7 @@ def stochastic_rounding(seed: Any = 0) -> optax.GradientTransformationExtraArgs:
         del extra_args
         treedef, rows = match_low_precision(StochasticRoundingState, updates, state, params)
         count = optax.safe_increment(state.count)
-        key = fold(word, count)
+        key = fold(word, _DOMAIN, count)
         moved = [
             _by_chance(key, index, p, u) if moves else u
             for index, (moves, u, p, _) in enumerate(rows)
@@ -105,9 +108,10 @@ def stochastic_rounding(seed: Any = 0) -> optax.GradientTransformationExtraArgs:
 def kahan_summation() -> optax.GradientTransformationExtraArgs:
     """Sums rounded to nearest, whose errors are kept, and given back with the next step.
 
-    The last member of a chain. The errors rest in bfloat16, which has float32's range: 8 bits below
-    the parameter's own. (`master_weights` keeps 16 in the same memory, with ``remainder``.) Whoever
-    changes parameters makes a new state, or gets up to half a unit of the old ones with the new.
+    The last member of a chain: before another one it does nothing, and cannot tell. The errors rest
+    in bfloat16, which has float32's range: 8 bits below the parameter's own. (`master_weights`
+    keeps 16 in the same memory, with ``remainder``.) Whoever changes parameters makes a new state,
+    or gets up to half a unit of the old ones with the new.
 
     References:
       Zamirai et al. 2020, "Revisiting BFloat16 Training", https://arxiv.org/abs/2010.06192; Kahan

@@ -203,3 +203,14 @@ def test_what_is_stored_is_a_neighbour_of_what_was_computed() -> None:
         way = ((np.asarray(computed) - below)[between] / (above - below)[between]).mean()
         assert abs(np.mean((stored == above)[between]) - way) < 5 * 0.5 / np.sqrt(4096)
     assert not np.array_equal(state.mu, truth.mu.astype(jnp.bfloat16))
+
+
+def test_to_nearest_a_finite_mean_square_stays_finite() -> None:
+    """The square of the largest gradient that is let through is over the largest bfloat16."""
+    tx = adam_jax.scale_by_adam(b2=0.0, nu_dtype=adam_jax.storage.bfloat16("nearest"))
+    g = jnp.array([1e30])
+    state = tx.init(g)
+    for _ in range(2):
+        updates, state = tx.update(g, state)
+        assert np.isfinite(updates).all()
+        assert np.isfinite(state.nu.astype(jnp.float32)).all()

@@ -17,6 +17,9 @@ import numpy as np
 import pytest
 
 from adam_jax import Moment, storage
+from adam_jax.storage.dynamic import DynamicMap
+from adam_jax.storage.float8 import E4M3
+from adam_jax.storage.linear import Linear
 from adam_jax.storage.random_bits import fold, random_bits
 
 SIGNED, MAGNITUDE = Moment(), Moment(signed=False)
@@ -635,3 +638,33 @@ def test_blocks_say_what_they_are() -> None:
     for other in (storage.four_bit(128), storage.eight_bit(64), storage.float8(64)):
         assert not form.holds(stored(other))
     assert not form.holds(x)
+
+
+EVERY_BOOK = [
+    DynamicMap(7, signed=True),
+    DynamicMap(7, signed=False),
+    DynamicMap(3, signed=True),
+    Linear(),
+    E4M3(signed=True),
+    E4M3(signed=False),
+]
+
+
+@pytest.mark.parametrize("book", EVERY_BOOK, ids=str)
+@pytest.mark.parametrize("bits", [None, 0, 2**32 - 1])
+def test_a_little_over_the_top_is_the_top(book, bits):
+    """As of a device whose inverse is not rounded correctly; it must not wrap around."""
+    over = np.nextafter(np.nextafter(np.float32(book.top), np.float32(np.inf)), np.float32(np.inf))
+    y = jnp.array([over, -over] if book.signed else [over])
+    word = None if bits is None else jnp.full(y.shape, bits, jnp.uint32)
+    decoded = np.asarray(book.decode(book.encode(y, word)))
+    assert decoded[0] == pytest.approx(book.top)
+    assert (decoded[1:] < -0.88 * book.top).all()
+
+
+def test_books_that_cannot_be_used_are_refused():
+    signed, magnitude = DynamicMap(7, signed=True), DynamicMap(7, signed=False)
+    with pytest.raises(ValueError, match="`signed` must be a code book of two signs"):
+        storage.Blockwise("swapped", magnitude, signed)
+    with pytest.raises(TypeError, match="of 4 or 8 bits"):
+        storage.Blockwise("six bits", DynamicMap(5, signed=True), magnitude)

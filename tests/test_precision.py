@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import adam_jax
-from adam_jax import kahan_summation, master_weights, stochastic_rounding
+from adam_jax import kahan_summation, master_weights, precision, stochastic_rounding
 from adam_jax.storage.random_bits import fold, random_bits
 
 BF16, F16 = jnp.bfloat16, jnp.float16
@@ -265,10 +265,10 @@ def test_rounding_by_chance_is_that_of_the_storage_format():
     p = jnp.zeros(4096, BF16)
     tx = stochastic_rounding(seed=5)
     landed, _ = step(tx, p, tx.init(p), x)
-    bits = random_bits(fold(fold(5, 1), 0), x.shape)
+    bits = random_bits(fold(fold(5, precision._DOMAIN, 1), 0), x.shape)
     stored = adam_jax.storage.bfloat16().encode(x, adam_jax.Moment(), bits)
     assert_same_bits(landed, stored)
-    other = random_bits(fold(fold(6, 1), 0), x.shape)
+    other = random_bits(fold(fold(6, precision._DOMAIN, 1), 0), x.shape)
     assert np.any(
         np.asarray(landed != adam_jax.storage.bfloat16().encode(x, adam_jax.Moment(), other))
     )
@@ -983,3 +983,15 @@ def test_bad_arguments_are_refused():
     p = {"w": jnp.ones(2, F16)}
     refused(TypeError, "params['w'] is float16; `remainder` is for bfloat16",
             MEMBERS["remainder"]().init, p)  # fmt: skip
+
+
+def test_parameters_draw_other_bits_than_moments_of_the_same_seed():
+    """Else the errors of a parameter and of its mean would be one."""
+    ones = jnp.ones(4096, BF16)
+    between = jnp.full(4096, 1 + 2.0**-8)  # half-way to the next number
+    moments = adam_jax.scale_by_adam(0.0, mu_dtype=BF16)
+    mu = moments.update(between, moments.init(between))[1].mu
+    tx = adam_jax.stochastic_rounding()
+    updates, _ = tx.update(between - 1, tx.init(ones), ones)
+    moved = optax.apply_updates(ones, updates)
+    assert 0.4 < np.mean(np.asarray(mu == moved)) < 0.6

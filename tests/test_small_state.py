@@ -439,8 +439,10 @@ def test_integers_of_any_kind_are_sizes(kind: str) -> None:
 def test_a_format_that_was_not_called_is_refused(argument: str, function: Any) -> None:
     with pytest.raises(TypeError) as caught:
         adam_jax.adam(1e-3, **{argument: function})
+    made = f"storage.{function.__name__}"
     assert str(caught.value) == (
-        f"`{argument}` must be a format, got the function: storage.{function.__name__}()"
+        f"`{argument}` must be float32, float64, bfloat16 or a storage format,"
+        f" got the function {made}; call it: {made}()"
     )
 
 

@@ -14,13 +14,15 @@ nearest of few values, an average of 1000 steps stops far from the truth. They h
 step itself, which takes the new moments before they are stored.
 
 The last three store blocks of ``block_size`` elements along the last axis that is longer than 1,
-each scaled by its largest magnitude. Shards that are multiples of a block need no communication. An
-entry that is not finite makes its whole block so. Complex parameters are refused. Derivatives stop
-at codes, which are integers.
+each scaled by its largest magnitude. Shards that are multiples of a block need no communication;
+inside ``shard_map`` they must be, for a block is a shard's own there. An entry that is not finite
+makes its whole block so. Complex parameters are refused. Derivatives stop at codes, which are
+integers. A state goes on in the formats that it was made in.
 
 A function ``(path, leaf) -> format`` (or dtype, or ``None`` for float32) chooses by the path, a key
 path as of `jax.tree_util.tree_map_with_path`, and by the shape of the leaf, a
-`jax.ShapeDtypeStruct`:
+`jax.ShapeDtypeStruct` (not by its dtype, which in ``update`` is the gradient's).
+`optax.inject_hyperparams` takes functions for schedules, unless they are ``static_args``:
 
 >>> import jax
 >>> def all_but_embeddings(path, leaf):
@@ -165,9 +167,7 @@ def choice_of(name: str, spec: Any) -> Choice:
       TypeError: it is none of them.
       ValueError: it is a dtype that cannot hold a moment.
     """
-    if any(spec is function for function in (float32, bfloat16, eight_bit, four_bit, float8)):
-        raise TypeError(f"`{name}` must be a format, got the function: storage.{spec.__name__}()")
-    if callable(spec) and not _is_dtype(spec):
+    if callable(spec) and not _is_constructor(spec) and not _is_dtype(spec):
         return lambda path, leaf: format_of(name, spec(path, leaf))
     storage = format_of(name, spec)
     return lambda *_: storage
@@ -195,6 +195,9 @@ def format_of(name: str, spec: Any) -> Format:
         return Native()
     if isinstance(spec, Format):
         return spec
+    if _is_constructor(spec):
+        made = f"storage.{spec.__name__}"
+        raise TypeError(f"{rule}, got the function {made}; call it: {made}()")
     if not _is_dtype(spec):
         raise TypeError(f"{rule}, got {brief(spec)}")
     dtype = jnp.dtype(spec)
@@ -205,6 +208,10 @@ def format_of(name: str, spec: Any) -> Format:
     if jax.dtypes.canonicalize_dtype(dtype) != dtype:
         raise ValueError(f"{rule}; float64 needs jax.config.update('jax_enable_x64', True)")
     return Native(dtype)
+
+
+def _is_constructor(spec: Any) -> bool:
+    return any(spec is make for make in (float32, bfloat16, eight_bit, four_bit, float8))
 
 
 def _is_dtype(spec: Any) -> bool:

@@ -15,7 +15,7 @@ from jax import lax
 from adam_jax.hyperparameters import one_of
 from adam_jax.rule import Moment
 from adam_jax.storage.format import ROUNDINGS, Format
-from adam_jax.storage.native import narrow
+from adam_jax.storage.native import hold, narrow
 from adam_jax.storage.rounding import round_to
 
 
@@ -37,7 +37,9 @@ class BFloat16(Format):
         """``x`` rounded to one of its two bfloat16 neighbours; never over the largest of them."""
         del moment
         x = narrow(x, jnp.float32)
-        return narrow(x, jnp.bfloat16) if bits is None else _round(x, bits)
+        if bits is not None:
+            return _round(x, bits)
+        return hold(x, float(jnp.finfo(jnp.bfloat16).max)).astype(jnp.bfloat16)
 
     def decode(self, stored: jax.Array) -> jax.Array:
         """The array as it is; every bfloat16 is a float32."""

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from adam_jax.hyperparameters import one_of, whole
+from adam_jax.hyperparameters import brief, one_of, whole
 from adam_jax.rule import Moment
-from adam_jax.storage.code_book import CodeBook
+from adam_jax.storage.code_book import CodeBook, most
 from adam_jax.storage.format import ROUNDINGS, Format
 from adam_jax.storage.native import Native, narrow
 
@@ -97,6 +97,11 @@ class Blockwise(Format):
         whole("block_size", self.block_size, "a positive even number", lambda n: n > 0 == n % 2)
         whole("min_size", self.min_size, "an integer >= 0", lambda n: n >= 0)
         one_of("rounding", self.rounding, ROUNDINGS)
+        for book in (self.signed, self.magnitude):
+            if not isinstance(book, CodeBook) or book.bits not in (4, 8):
+                raise TypeError(f"code books must be `CodeBook` of 4 or 8 bits, got {brief(book)}")
+        if not self.signed.signed:
+            raise ValueError(f"`signed` must be a code book of two signs, got {brief(self.signed)}")
 
     @property
     def stochastic(self) -> bool:
@@ -106,7 +111,7 @@ class Blockwise(Format):
     @property
     def sequential(self) -> bool:
         """Whether codes are unpacked into memory."""
-        return self.signed.bits == 4
+        return 4 in (self.signed.bits, self.magnitude.bits)
 
     def fit(self, shape: Shape) -> Format:
         """Itself; for small arrays float32, which costs little and helps where it matters most."""
@@ -128,6 +133,8 @@ class Blockwise(Format):
         inverse = jnp.where(largest == 0, 0, 1 / (unit * shrink))
         y = rows * _spread(shrink, self.block_size, size) * _spread(inverse, self.block_size, size)
         # A mean square that becomes 0 would make the next step as long as 1 / eps.
+        if not moment.signed:
+            y = jnp.where(rows > 0, most(y, jnp.full_like(y, 2.0**-100)), y)
         bits = None if bits is None else _merge(bits, tail)
         codes = book.encode(y, bits, zero=moment.signed)
         codes = _pack(codes) if book.bits == 4 else codes
@@ -161,6 +168,7 @@ class Blockwise(Format):
         """Whether it is blocks of this size and of one of the code books."""
         return (
             isinstance(stored, Blocks)
+            and stored.kind == self.kind
             and stored.book in (self.signed, self.magnitude)
             and stored.block_size == self.block_size
         )

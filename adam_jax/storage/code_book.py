@@ -16,7 +16,10 @@ _FRACTION = 15  # bits of a position behind its point; 8 are before it
 
 
 class CodeBook(ABC):
-    """Codes of one sign or both; subclasses are frozen dataclasses."""
+    """At most 256 codes, of one sign or both; subclasses are frozen dataclasses.
+
+    `storage/linear.py` is the shortest.
+    """
 
     #: Whether there are negative values.
     signed: bool
@@ -36,9 +39,18 @@ class CodeBook(ABC):
         """The largest value."""
         return 1.0
 
+    @property
+    @abstractmethod
+    def last(self) -> int:
+        """The code of the largest value."""
+
     @abstractmethod
     def position(self, y: jax.Array) -> jax.Array:
-        """Where magnitudes ``y``, up to `top`, are among the codes, to some units of float32."""
+        """Where magnitudes ``y``, up to `top`, are among the codes, to some units of float32.
+
+        Linear between neighbours: half-way between two values it is half-way between their numbers.
+        An inverse that is smooth is not, and rounds by chance with a bias.
+        """
 
     @abstractmethod
     def value(self, k: jax.Array) -> jax.Array:
@@ -67,12 +79,16 @@ class CodeBook(ABC):
         if bits is None:
             k = _fixed(position) >> _FRACTION
             up = size - self.value(k) > self.value(k + 1) - size  # exact where the position is not
-            return self.pack(k + up.astype(k.dtype), y < 0)
+            return self.pack(self._at_most_last(k + up.astype(k.dtype)), y < 0)
         if not zero and self.bottom == 0:
             position = jnp.where((size > 0) & (position < 1), 1, position)
         # A position and the upper bits, as a number in [0, 1): all in the same units.
         chance = lax.bitcast_convert_type(bits >> (32 - _FRACTION), jnp.int32)
-        return self.pack((_fixed(position) + chance) >> _FRACTION, y < 0)
+        return self.pack(self._at_most_last((_fixed(position) + chance) >> _FRACTION), y < 0)
+
+    def _at_most_last(self, k: jax.Array) -> jax.Array:
+        # Not all devices divide with correct rounding, so that a y may be a little over the top.
+        return least(k, jnp.full_like(k, self.last))
 
 
 def _fixed(position: jax.Array) -> jax.Array:

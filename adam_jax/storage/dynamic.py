@@ -1,6 +1,6 @@
 """The dynamic map: codes spread evenly over decades, more of them in the larger ones.
 
-Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", section 1.3 and appendix F,
+Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", sections 1.3 and 2.2,
 https://arxiv.org/abs/2110.02861. Positive codes fill ``decades`` decades up to 1. The lowest one
 has ``first`` codes, each further one twice as many: the middles of equal parts of [0.1, 1), times a
 power of 10. Zero and one are added to them.
@@ -42,6 +42,11 @@ class DynamicMap(CodeBook):
     def bits(self) -> int:
         """The bits of a code."""
         return self.decades + 1
+
+    @property
+    def last(self) -> int:
+        """The code of 1."""
+        return int(2**self.decades * self._first - (self._first - 1))
 
     def position(self, y: jax.Array) -> jax.Array:
         """See `CodeBook.position`."""

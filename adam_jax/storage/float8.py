@@ -36,6 +36,11 @@ class E4M3(CodeBook):
         """The largest value."""
         return _LARGEST if self.signed else _LARGEST**2
 
+    @property
+    def last(self) -> int:
+        """The pattern of 448."""
+        return _LAST
+
     def position(self, y: jax.Array) -> jax.Array:
         """See `CodeBook.position`."""
         z = y if self.signed else jnp.sqrt(y)
@@ -53,7 +58,7 @@ class E4M3(CodeBook):
 
     def pack(self, k: jax.Array, negative: jax.Array) -> jax.Array:
         """The float8 numbers."""
-        k = least(k, jnp.full_like(k, _LAST)) | jnp.where(negative, 0x80, 0)
+        k = k | jnp.where(negative, 0x80, 0)
         return lax.bitcast_convert_type(k.astype(jnp.uint8), jnp.float8_e4m3fn)
 
     def decode(self, stored: jax.Array) -> jax.Array:

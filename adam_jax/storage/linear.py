@@ -2,7 +2,8 @@
 
 Li et al. 2023, "Memory Efficient Optimizers with 4-bit States", section 4.1,
 https://arxiv.org/abs/2309.01507. A mean square that is rounded to zero divides by ``eps`` alone,
-and a code book this coarse would round many to it: so it has no zero.
+and a code book this coarse would round many to it: so it has no zero. Departures: their scales of a
+matrix are one a row and one a column, ours one a block; and ours round by chance.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Linear(CodeBook):
     def bottom(self) -> float:
         """The smallest value."""
         return 1 / _LEVELS
+
+    @property
+    def last(self) -> int:
+        """The code of 1."""
+        return _LEVELS - 1
 
     def position(self, y: jax.Array) -> jax.Array:
         """See `CodeBook.position`; what is below the first code takes the first."""

@@ -27,7 +27,7 @@ def hold(x: jax.Array, limit: float) -> jax.Array:
 def narrow(x: jax.Array, dtype: Any) -> jax.Array:
     """``x`` in ``dtype``; what is finite stays so, if it is real."""
     largest = float(jnp.finfo(dtype).max)
-    # No float32 here comes near to the largest, so that bfloat16 has room for it too.
+    # No direction comes near to the largest float32, so that bfloat16 has room for it too.
     enough = 1e38 if jnp.finfo(x.dtype).bits <= 32 else 1e300
     narrower = largest < enough and not jnp.iscomplexobj(x)
     return (hold(x, largest) if narrower else x).astype(dtype)
