@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adam_jax.hyperparameters import brief
+from adam_jax.hyperparameters import brief, transformation
 
 _MOST_ROWS = 20
 
@@ -132,7 +132,7 @@ def memory(tx: optax.GradientTransformation, params: optax.Params) -> Memory:
       <BLANKLINE>
       131,328 parameters, 6.00 bytes a parameter
     """
-    _require_transformation(tx)
+    transformation("tx", tx)
     _require_arrays(params)
     state = jax.eval_shape(tx.init, params)
     sites, other = [], {}
@@ -263,11 +263,6 @@ def _shape(leaf: Any) -> tuple[int, ...]:
 
 def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _require_transformation(tx: Any) -> None:
-    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
-        raise TypeError(f"`tx` must be an Optax transformation, got {brief(tx)}")
 
 
 def _require_arrays(params: Any) -> None:

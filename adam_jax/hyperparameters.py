@@ -14,6 +14,7 @@ from typing import Annotated, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 Scalar: TypeAlias = float | jax.Array
 Schedule: TypeAlias = Callable[[jax.Array], Any]
@@ -114,6 +115,18 @@ def one_of(name: str, value: Any, names: tuple[str, ...]) -> str:
         rule = " or ".join(map(repr, names))
         raise ValueError(f"`{name}` must be {rule}, got {brief(value)}")
     return str(value)
+
+
+def transformation(name: str, value: Any) -> optax.GradientTransformation:
+    """Check an Optax transformation, by the two functions that it has.
+
+    >>> transformation("inner", 1)
+    Traceback (most recent call last):
+    TypeError: `inner` must be an Optax transformation, got 1
+    """
+    if not all(callable(getattr(value, method, None)) for method in ("init", "update")):
+        raise TypeError(f"`{name}` must be an Optax transformation, got {brief(value)}")
+    return value
 
 
 def seed_word(name: str, value: Any) -> np.uint32 | jax.Array:

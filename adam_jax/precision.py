@@ -13,7 +13,6 @@ flush to zero.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +21,11 @@ import numpy as np
 import optax
 from jax import lax
 
-from adam_jax.hyperparameters import brief, flag, seed_word
+from adam_jax.hyperparameters import flag, seed_word, transformation
 from adam_jax.mismatch import match_low_precision, require_low_precision
 from adam_jax.storage.random_bits import fold, random_bits
 from adam_jax.storage.rounding import is_low, round_to
-from adam_jax.transform import columns
+from adam_jax.transform import columns, full_beside
 
 _DOMAIN = np.uint32(0x70726563)  # other bits than those of moments with the same seed
 _LARGEST = float(jnp.finfo(jnp.float32).max)
@@ -130,7 +129,7 @@ def kahan_summation() -> optax.GradientTransformationExtraArgs:
 
     def init(params: optax.Params) -> KahanSummationState:
         require_low_precision("kahan_summation", params)
-        return KahanSummationState(_keep(lambda p: _zeros(p, jnp.bfloat16), params))
+        return KahanSummationState(_keep(lambda p: full_beside(p, 0, jnp.bfloat16), params))
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
@@ -184,9 +183,7 @@ def master_weights(
       >>> float(params), int(state.changed)  # and 1.0 without
       (2.0, 0)
     """
-    if not all(callable(getattr(inner, name, None)) for name in ("init", "update")):
-        raise TypeError(f"`inner` must be an Optax transformation, got {brief(inner)}")
-    inner = optax.with_extra_args_support(inner)
+    inner = optax.with_extra_args_support(transformation("inner", inner))
     dtype = jnp.int16 if flag("remainder", remainder) else jnp.float32
     detect_changes = flag("detect_changes", detect_changes)
 
@@ -194,7 +191,7 @@ def master_weights(
         require_low_precision("master_weights", params, remainder)
         # Widened twice: `inner` may keep what it sees, and no two arrays of a state may be one.
         wide = jax.tree.map(lambda p: _widen(p) if is_low(p) else p, params)
-        master = _keep(lambda p: _zeros(p, dtype) if remainder else _widen(p), params)
+        master = _keep(lambda p: full_beside(p, 0, dtype) if remainder else _widen(p), params)
         checksum = _checksum(params, detect_changes)
         return MasterWeightsState(jnp.zeros([], jnp.int32), checksum, master, inner.init(wide))
 
@@ -254,12 +251,6 @@ def _land(x: jax.Array, u: jax.Array, q: jax.Array, dtype: Any) -> tuple[jax.Arr
 def _widen(x: jax.Array) -> jax.Array:
     # Rounded too, for XLA may have left out the cast that made it.
     return round_to(x.astype(jnp.float32), x.dtype)
-
-
-@partial(jax.jit, static_argnums=1)
-def _zeros(p: jax.Array, dtype: Any) -> jax.Array:
-    # Never true, for a NaN is not negative; but so they lie on devices as their parameter does.
-    return jnp.where(jnp.isnan(p) & (p < 0), 1, 0).astype(dtype)
 
 
 @jax.jit

@@ -87,17 +87,15 @@ def lift(
             return exact, tuple(c.astype(dtype) for c in coefficients)
 
         new: list[Any] = []
-        # To JAX all that a barrier returns varies as any of it does: so each kind has its own row.
-        last: dict[frozenset[str], Any] = {}
+        queue = _Queue()
         for each, leaf, old, word in zip(formats, leaves, stored, words, strict=True):
             g = jnp.asarray(leaf)
             dtype = _precision(g, old)
-            before = last.get(_variation(old))
-            if before is not None and any(storage.sequential for storage in each):
-                # One leaf after another, so that what they write to memory is not there at once.
-                old, _ = lax.optimization_barrier((old, before))  # noqa: PLW2901
-            new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, old))
-            last[_variation(new[-1][1:])] = new[-1][1:]
+            sequential = any(storage.sequential for storage in each)
+            ready = queue.turn(old) if sequential else old
+            new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, ready))
+            if sequential:
+                queue.done(new[-1][1:])
         directions, *moments = columns(treedef, new, 1 + len(choices))
         return directions, rule.State(count, *moments)
 
@@ -139,14 +137,20 @@ def full_precision(
 def _init_leaf(formats: tuple[Format, ...], rule: Rule, p: jax.Array) -> tuple[Any, ...]:
     """The moments of one parameter before the first step."""
     wide = _widen(p)
-    # Never true, for a NaN is not negative. Under jit a constant has no sharding of its own: this
-    # ties the moments to their parameter, whose sharding XLA then gives to them too.
-    never = jnp.isnan(wide.real) & (wide.real < 0)
     stored = []
     for storage, moment in zip(formats, rule.moments, strict=True):
-        start = jnp.full_like(wide if moment.signed else wide.real, moment.initial)
-        stored.append(storage.encode(jnp.where(never, 1, start), moment, None))
+        start = full_beside(wide if moment.signed else wide.real, moment.initial)
+        stored.append(storage.encode(start, moment, None))
     return tuple(stored)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def full_beside(x: jax.Array, value: float, dtype: Any = None) -> jax.Array:
+    """``value`` in the shape of ``x``, by default in its dtype, and on its devices."""
+    # Never true, for a NaN is not negative. Under jit a constant has no sharding of its own: this
+    # ties it to the parameter, whose sharding XLA then gives to it too.
+    never = jnp.isnan(x.real) & (x.real < 0)
+    return jnp.where(never, 1, jnp.full_like(x, value, dtype))
 
 
 # Jitted by itself, so that leaves of one shape are traced once, and a step outside of the user's
@@ -177,6 +181,26 @@ def _update_leaf(
 def columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:
     """Rows of one entry a leaf each, as ``width`` trees."""
     return [treedef.unflatten([row[i] for row in rows]) for i in range(width)]
+
+
+class _Queue:
+    """Leaves one after another, so that what they write to memory is not there at once.
+
+    To JAX all that a barrier returns varies over devices as any of it does. So inside ``shard_map``
+    those that vary alike have a queue of their own.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[frozenset[str], Any] = {}
+
+    def turn(self, stored: Any) -> Any:
+        """The stored moments, once those of the leaf before are there."""
+        before = self._last.get(_variation(stored))
+        return stored if before is None else lax.optimization_barrier((stored, before))[0]
+
+    def done(self, stored: Any) -> None:
+        """The new moments of the leaf whose turn it was."""
+        self._last[_variation(stored)] = stored
 
 
 def _variation(tree: chex.ArrayTree) -> frozenset[str]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from checks import assert_same_bits
 
 from adam_jax import Moment, storage
 from adam_jax.storage.dynamic import DynamicMap
@@ -39,16 +40,11 @@ def store(form: Any, moment: Moment, x: Any, bits: Any = None) -> Any:
     return blocks, blocks.decode()
 
 
-def assert_same_bits(found: Any, expected: Any) -> None:
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(np.asarray(a).view(np.uint8), np.asarray(b).view(np.uint8))
-
-
 # --- the oracle: tables, and a search in them ----------------------------------------------------
 
 
 def dynamic(decades: int, bits: int, signed: bool) -> Any:
-    """Dettmers' construction, as NUMERICS.md tells it."""
+    """Dettmers' construction: middles of equal parts of each decade."""
     values = [0.0, 1.0]
     for i in range(decades):
         ends = np.linspace(0.1, 1, 2 ** (i + bits - 1 - decades + (not signed)) + 1)

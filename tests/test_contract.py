@@ -3,7 +3,6 @@
 Members and formats come from `family`; nothing here knows one by name.
 """
 
-import contextlib
 import itertools
 from typing import NamedTuple
 
@@ -13,6 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checks import (
+    assert_same_bits,
+    assert_same_kind,
+    assert_traced_once_and_donated,
+    configured,
+)
 from family import FORMATS, MEMBERS
 from jax.extend import core as jex_core
 
@@ -69,25 +74,9 @@ def tree(dtype=jnp.float32, seed=0):
     }
 
 
-def bits(x):
-    return jax.tree.map(lambda a: np.asarray(a).view(np.uint8) if a.ndim else np.asarray(a), x)
-
-
-def assert_same_bits(a, b):
-    chex.assert_trees_all_equal_structs(a, b)
-    jax.tree.map(np.testing.assert_array_equal, bits(a), bits(b))
-
-
 def decoded(stored):
     """A stored moment as an array."""
     return stored.decode() if isinstance(stored, adam_jax.storage.Blocks) else stored
-
-
-def assert_same_kind(a, b):
-    """Structure, shapes, dtypes and weak types."""
-    chex.assert_trees_all_equal_structs(a, b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type)
 
 
 def run(tx, gradients, params, state=None):
@@ -179,23 +168,7 @@ def test_state_keeps_its_kind_whatever_the_dtypes(member, storage, param_dtype, 
 
 @every
 def test_a_jitted_step_is_traced_once_and_donates_its_state(member, storage):
-    tx = optimizer(member, storage)
-    traces = 0
-
-    def step(params, state, g):
-        nonlocal traces
-        traces += 1
-        updates, state = tx.update(g, state, params)
-        return optax.apply_updates(params, updates), state
-
-    jitted = jax.jit(step, donate_argnums=(0, 1))
-    params, g = tree(), tree(seed=1)
-    state = tx.init(params)
-    for _ in range(3):
-        old = [x for x in jax.tree.leaves((params, state)) if x.size]
-        params, state = jitted(params, state, g)
-        assert all(x.is_deleted() for x in old)
-    assert traces == 1
+    assert_traced_once_and_donated(optimizer(member, storage), tree(), tree(seed=1))
 
 
 # 3. `init` works abstractly and never aliases parameters.
@@ -385,18 +358,6 @@ def test_no_tracer_leaks(member, storage):
         )(0.01, params)
     assert state[0].count == 2
     assert updates["w"].dtype == jnp.bfloat16
-
-
-@contextlib.contextmanager
-def configured(settings):
-    before = {name: getattr(jax.config, name) for name in settings}
-    try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 # 9. Static values are validated where they enter; mismatches name the leaf.

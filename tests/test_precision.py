@@ -3,7 +3,6 @@
 The oracles are lists of the dtype's numbers in float64; each has a twin that breaks the rule.
 """
 
-import contextlib
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -14,6 +13,12 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+from checks import (
+    assert_same_bits,
+    assert_same_kind,
+    assert_traced_once_and_donated,
+    configured,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
@@ -92,16 +97,6 @@ def between(x, dtype):
 
 def f64(tree):
     return jax.tree.map(lambda x: np.asarray(x).astype(np.float64), tree)
-
-
-def assert_same_bits(a, b):
-    chex.assert_trees_all_equal_structs(a, b)
-
-    def check(x, y):
-        assert (x.dtype, x.shape) == (y.dtype, y.shape)
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-
-    jax.tree.map(check, a, b)
 
 
 class Seen(NamedTuple):
@@ -274,7 +269,7 @@ def test_rounding_by_chance_is_that_of_the_storage_format():
     )
 
 
-# --- E8: 1.0 and 1000 steps of 0.001 -------------------------------------------------------------
+# --- 1.0 and 1000 steps of 0.001 -----------------------------------------------------------------
 
 
 def thousand_steps(tx, lanes):
@@ -291,7 +286,7 @@ def test_nearest_does_not_move():
 
 
 def test_by_chance_the_mean_moves():
-    """The mean is 2; the variance that of as many draws: E8's .085."""
+    """The mean is 2; the variance that of as many draws."""
     p, state = thousand_steps(stochastic_rounding(), 20_000)
     p = f64(p)
     assert state.count == 1000
@@ -671,12 +666,6 @@ def tree(dtype=BF16, seed=0):
     }
 
 
-def assert_same_kind(a, b):
-    chex.assert_trees_all_equal_structs(a, b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type)
-
-
 def run(tx, params, gradients, state=None):
     state = tx.init(params) if state is None else state
     for g in gradients:
@@ -700,21 +689,7 @@ def test_updates_are_float32_and_state_keeps_its_kind(name, gradient_dtype):
 
 @every
 def test_a_jitted_step_is_traced_once_and_donates(name):
-    tx, traces = OPTIMIZERS[name](), 0
-
-    def counted(params, state, g):
-        nonlocal traces
-        traces += 1
-        return step(tx, params, state, g)
-
-    jitted = jax.jit(counted, donate_argnums=(0, 1))
-    params, g = tree(), tree(seed=1)
-    state = tx.init(params)
-    for _ in range(3):
-        old = [x for x in jax.tree.leaves((params, state)) if x.size]
-        params, state = jitted(params, state, g)
-        assert all(x.is_deleted() for x in old)
-    assert traces == 1
+    assert_traced_once_and_donated(OPTIMIZERS[name](), tree(), tree(seed=1))
 
 
 @every
@@ -802,18 +777,6 @@ SETTINGS = {
     "nans": {"jax_debug_nans": True},
     "leaks": {"jax_check_tracer_leaks": True},
 }
-
-
-@contextlib.contextmanager
-def configured(values):
-    before = {name: getattr(jax.config, name) for name in values}
-    try:
-        for name, value in values.items():
-            jax.config.update(name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
 
 
 @every
@@ -920,7 +883,7 @@ def test_inner_sees_float32():
 # --- what is refused -----------------------------------------------------------------------------
 
 
-def refused(error, message, call, *args):
+def assert_refused(error, message, call, *args):
     with pytest.raises(error) as caught:
         call(*args)
     assert message in str(caught.value)
@@ -937,14 +900,18 @@ def test_bad_trees_are_refused_by_the_leafs_path(name):
 
     g = jnp.ones((4, 3))
     leaf = "params['dense']['w']"
-    refused(ValueError, " needs `params`: update(updates, state, params)", update, g, None)
-    refused(ValueError, f"gradient for {leaf} has shape (3, 4)", update, jnp.ones((3, 4)))
-    refused(TypeError, f"gradient for {leaf} must be floating or", update, jnp.ones((4, 3), int))
-    refused(TypeError, f"gradient for {leaf} is complex64; ", update, g + 0j)
-    refused(ValueError, "gradients have other containers", lambda: tx.update(g, state, params))
-    refused(TypeError, "state must be ", update, g, params, (0, 1))
+    assert_refused(ValueError, " needs `params`: update(updates, state, params)", update, g, None)
+    assert_refused(ValueError, f"gradient for {leaf} has shape (3, 4)", update, jnp.ones((3, 4)))
+    assert_refused(
+        TypeError, f"gradient for {leaf} must be floating or", update, jnp.ones((4, 3), int)
+    )
+    assert_refused(TypeError, f"gradient for {leaf} is complex64; ", update, g + 0j)
+    assert_refused(
+        ValueError, "gradients have other containers", lambda: tx.update(g, state, params)
+    )
+    assert_refused(TypeError, "state must be ", update, g, params, (0, 1))
     low = {"dense": {"w": jnp.ones((4, 3), jnp.float8_e4m3fn)}}
-    refused(TypeError, f"{leaf} is float8_e4m3fn; ", tx.init, low)
+    assert_refused(TypeError, f"{leaf} is float8_e4m3fn; ", tx.init, low)
 
 
 @pytest.mark.parametrize("name", ["kahan", "master", "remainder"])
@@ -958,30 +925,32 @@ def test_a_state_of_other_parameters_is_refused(name):
     def update(state, params):
         tx.update(g, states[state], {"w": params})
 
-    refused(ValueError, f"state.{field}['w'] must be {dtype}[3], got MaskedNode",
+    assert_refused(ValueError, f"state.{field}['w'] must be {dtype}[3], got MaskedNode",
             update, jnp.float32, jnp.ones(3, BF16))  # fmt: skip
-    refused(ValueError, f"state.{field}['w'] must be MaskedNode, got {dtype}[3]",
+    assert_refused(ValueError, f"state.{field}['w'] must be MaskedNode, got {dtype}[3]",
             update, BF16, jnp.ones(3))  # fmt: skip
     other = tx.init({"v": jnp.ones(3, BF16)})
-    refused(ValueError, f"state.{field} has another structure",
+    assert_refused(ValueError, f"state.{field} has another structure",
             lambda: tx.update(g, other, {"w": jnp.ones(3, BF16)}))  # fmt: skip
 
 
 def test_the_other_kind_of_master_is_refused():
     p = jnp.ones(3, BF16)
     state = MEMBERS["master"]().init(p)
-    refused(ValueError, "state.master must be int16[3], got float32[3]",
+    assert_refused(ValueError, "state.master must be int16[3], got float32[3]",
             lambda: MEMBERS["remainder"]().update(jnp.ones(3), state, p))  # fmt: skip
 
 
 def test_bad_arguments_are_refused():
-    refused(ValueError, "`seed` must be an integer in [0, 2**32), got -1", stochastic_rounding, -1)
-    refused(TypeError, "`inner` must be an Optax transformation, got 1", master_weights, 1)
+    assert_refused(
+        ValueError, "`seed` must be an integer in [0, 2**32), got -1", stochastic_rounding, -1
+    )
+    assert_refused(TypeError, "`inner` must be an Optax transformation, got 1", master_weights, 1)
     for name in ("remainder", "detect_changes"):
-        refused(TypeError, f"`{name}` must be True or False, got 1",
+        assert_refused(TypeError, f"`{name}` must be True or False, got 1",
                 lambda name=name: master_weights(optax.identity(), **{name: 1}))  # fmt: skip
     p = {"w": jnp.ones(2, F16)}
-    refused(TypeError, "params['w'] is float16; `remainder` is for bfloat16",
+    assert_refused(TypeError, "params['w'] is float16; `remainder` is for bfloat16",
             MEMBERS["remainder"]().init, p)  # fmt: skip
 
 

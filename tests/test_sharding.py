@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checks import assert_same_bits
 from family import FORMATS
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -116,12 +117,6 @@ def assert_lies_like(tree, params):
             assert leaf.sharding.is_equivalent_to(param.sharding, leaf.ndim), name
             parts = param.size // param.addressable_shards[0].data.size
             assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // parts}
-
-
-def assert_same_bits(actual, expected):
-    for a, e in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        assert (a.shape, a.dtype) == (e.shape, e.dtype)
-        assert np.asarray(a).tobytes() == np.asarray(e).tobytes()
 
 
 def test_state_and_updates_lie_with_their_parameters(name, layout, programs):

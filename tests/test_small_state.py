@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checks import assert_same_bits
 
 import adam_jax
 from adam_jax import storage
@@ -33,13 +34,6 @@ def decoded(stored: Any) -> Any:
     """A moment as a float32 array."""
     x = stored.decode() if isinstance(stored, storage.Blocks) else stored
     return jnp.asarray(x, jnp.float32)
-
-
-def assert_same_bits(a: Any, b: Any) -> None:
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(np.asarray(x).tobytes(), np.asarray(y).tobytes())
 
 
 def gradients(*shape: int, seed: int = 0) -> Any:

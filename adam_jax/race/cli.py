@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from adam_jax.race import entrants, grid, memory, problem
 from adam_jax.race.errors import UsageError, require
 from adam_jax.race.models import MODELS
+from adam_jax.storage import FORMATS
 
 INTERRUPTED = 130  # what a shell expects of a command that Ctrl-C has ended
 
@@ -67,7 +68,7 @@ def _add_race(commands: Any) -> None:
         help="module:function or file.py:function of your own that take a learning rate and return "
         "an Optax transformation, or some of the built-in ones (default: %(default)s); "
         f"{' and '.join(entrants.OURS)} with :FORMAT have both moments of every array, small ones "
-        f"too, in that storage format: {', '.join(memory.FORMATS)}",
+        f"too, in that storage format: {', '.join(FORMATS)}",
     )
     add(
         "--learning-rates",

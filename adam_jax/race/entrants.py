@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -20,10 +19,8 @@ import optax
 
 import adam_jax
 from adam_jax.race.errors import UsageError, blaming
-from adam_jax.race.memory import FORMATS
-from adam_jax.race.modules import load_file, load_module
-from adam_jax.storage import Format
-from adam_jax.storage.blockwise import Blockwise
+from adam_jax.race.modules import load_function
+from adam_jax.storage import FORMATS, Blockwise, Format
 
 Build = Callable[[Any], optax.GradientTransformation]
 
@@ -85,8 +82,7 @@ def _entrant(spec: str) -> Entrant:
             f"entrant must be one of {', '.join(BUILT_IN)}, {' or '.join(OURS)} with :FORMAT, or "
             f"module:function or file.py:function; got {spec!r}"
         )
-    file = Path(source).resolve() if source.endswith(".py") else None
-    build = _function(load_file(file) if file else load_module(source), name, spec)
+    build, file = load_function(f"entrant {spec!r}", source, name)
     _check(build, spec, file)
     return Entrant(spec, build, file)
 
@@ -105,14 +101,6 @@ def _stored(optimizer: str, name: str, spec: str) -> Build:
 
 def _whatever_the_size(stored: Format) -> Format:
     return replace(stored, min_size=0) if isinstance(stored, Blockwise) else stored
-
-
-def _function(module: ModuleType, name: str, spec: str) -> Build:
-    build = getattr(module, name, None)
-    if not callable(build):
-        raise UsageError(f"entrant {spec!r}: no function {name!r} there")
-    function: Build = build
-    return function
 
 
 def _check(build: Build, spec: str, file: Path | None) -> None:

@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,15 +16,7 @@ from adam_jax import storage
 from adam_jax.diagnostics import aligned, human
 from adam_jax.race.errors import UsageError, blaming, printing
 from adam_jax.race.models import MODELS
-from adam_jax.race.modules import load_file, load_module
-
-FORMATS: dict[str, Callable[[], storage.Format]] = {
-    "float32": storage.float32,
-    "bfloat16": storage.bfloat16,
-    "eight_bit": storage.eight_bit,
-    "float8": storage.float8,
-    "four_bit": storage.four_bit,
-}
+from adam_jax.race.modules import load_function
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ def _measured(spec: str) -> Model:
     params = MODELS[spec]() if spec in MODELS else _own(spec)
     found = {}
     with blaming(f"model {spec!r} has no Adam state"):
-        for name, build in FORMATS.items():
+        for name, build in storage.FORMATS.items():
             stored = build()
             tx = adam_jax.scale_by_adam(mu_dtype=stored, nu_dtype=stored)
             found[name] = adam_jax.memory(tx, params)
@@ -100,10 +91,7 @@ def _own(spec: str) -> Any:
             f"model must be one of {', '.join(MODELS)}, or file.py:function or module:function;"
             f" got {spec!r}"
         )
-    file = Path(source).resolve() if source.endswith(".py") else None
-    function = getattr(load_file(file) if file else load_module(source), name, None)
-    if not callable(function):
-        raise UsageError(f"model {spec!r}: no function {name!r} there")
+    function, file = load_function(f"model {spec!r}", source, name)
     with blaming(f"model {spec!r} failed", file):
         return _shapes(function)
 

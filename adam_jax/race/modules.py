@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from adam_jax.race.errors import UsageError, blaming
 
@@ -32,6 +34,21 @@ def load_module(name: str) -> ModuleType:
     _importable(Path.cwd())
     with blaming(f"cannot import {name}"):
         return importlib.import_module(name)
+
+
+def load_function(what: str, source: str, name: str) -> tuple[Callable[..., Any], Path | None]:
+    """A function of the user's own, and the file that it is in, if that is how it is named.
+
+    Args:
+      what: what the user asked for, for the error, such as "entrant 'mine.py:make'".
+      source: a file ending in .py, or a module's dotted name.
+      name: the function's.
+    """
+    file = Path(source).resolve() if source.endswith(".py") else None
+    function = getattr(load_file(file) if file else load_module(source), name, None)
+    if not callable(function):
+        raise UsageError(f"{what}: no function {name!r} there")
+    return function, file
 
 
 def _importable(folder: Path) -> None:

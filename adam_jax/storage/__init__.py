@@ -118,20 +118,18 @@ def four_bit(
 ) -> Format:
     """Four bits an element, two in a byte: 1.06 bytes a parameter for both moments.
 
-    Signed moments are on the dynamic map, magnitudes on the linear map without zero.
-
-    Args:
-      block_size: elements that share a scale: an even number.
-      rounding: ``"stochastic"`` or ``"nearest"``.
-      min_size: parameters of fewer elements have float32 moments; 0 for none.
-
-    Raises:
-      ValueError: an argument is out of its range.
-      TypeError: a size is no integer.
+    Signed moments are on the dynamic map, magnitudes on the linear map without zero. Arguments and
+    errors are those of `eight_bit`.
 
     References:
       Li et al. 2023, "Memory Efficient Optimizers with 4-bit States",
       https://arxiv.org/abs/2309.01507.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, adam_jax
+      >>> state = adam_jax.scale_by_adam(nu_dtype=four_bit()).init(jnp.zeros((64, 512)))
+      >>> [(x.dtype.name, x.shape) for x in jax.tree.leaves(state.nu)]
+      [('uint8', (64, 256)), ('float32', (64, 4))]
     """
     signed, magnitude = DynamicMap(3, signed=True), Linear()
     return Blockwise("four_bit", signed, magnitude, block_size, rounding, min_size)
@@ -140,20 +138,25 @@ def four_bit(
 def float8(block_size: int = 128, *, rounding: str = "stochastic", min_size: int = 4096) -> Format:
     """Float8 (E4M3), magnitudes by their root: 2.06 bytes a parameter for both moments.
 
-    Args:
-      block_size: elements that share a scale: an even number.
-      rounding: ``"stochastic"`` or ``"nearest"``.
-      min_size: parameters of fewer elements have float32 moments; 0 for none.
-
-    Raises:
-      ValueError: an argument is out of its range.
-      TypeError: a size is no integer.
+    Arguments and errors are those of `eight_bit`.
 
     References:
       Micikevicius et al. 2022, "FP8 Formats for Deep Learning", https://arxiv.org/abs/2209.05433.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, adam_jax
+      >>> state = adam_jax.scale_by_adam(nu_dtype=float8()).init(jnp.zeros((64, 512)))
+      >>> [(x.dtype.name, x.shape) for x in jax.tree.leaves(state.nu)]
+      [('float8_e4m3fn', (64, 512)), ('float32', (64, 4))]
     """
     signed, magnitude = E4M3(signed=True), E4M3(signed=False)
     return Blockwise("float8", signed, magnitude, block_size, rounding, min_size)
+
+
+#: The constructors by their names, from many bits to few.
+FORMATS: dict[str, Callable[[], Format]] = {
+    make.__name__: make for make in (float32, bfloat16, eight_bit, float8, four_bit)
+}
 
 
 def choice_of(name: str, spec: Any) -> Choice:
@@ -211,7 +214,7 @@ def format_of(name: str, spec: Any) -> Format:
 
 
 def _is_constructor(spec: Any) -> bool:
-    return any(spec is make for make in (float32, bfloat16, eight_bit, four_bit, float8))
+    return any(spec is make for make in FORMATS.values())
 
 
 def _is_dtype(spec: Any) -> bool:

@@ -28,11 +28,6 @@ class BFloat16(Format):
     def __post_init__(self) -> None:
         one_of("rounding", self.rounding, ROUNDINGS)
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether it rounds by chance."""
-        return self.rounding == "stochastic"
-
     def encode(self, x: jax.Array, moment: Moment, bits: jax.Array | None) -> jax.Array:
         """``x`` rounded to one of its two bfloat16 neighbours; never over the largest of them."""
         del moment

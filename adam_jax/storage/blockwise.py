@@ -104,11 +104,6 @@ class Blockwise(Format):
             raise ValueError(f"`signed` must be a code book of two signs, got {brief(self.signed)}")
 
     @property
-    def stochastic(self) -> bool:
-        """Whether it rounds by chance."""
-        return self.rounding == "stochastic"
-
-    @property
     def sequential(self) -> bool:
         """Whether codes are unpacked into memory."""
         return 4 in (self.signed.bits, self.magnitude.bits)

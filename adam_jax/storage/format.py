@@ -21,10 +21,13 @@ ROUNDINGS = ("nearest", "stochastic")
 class Format(ABC):
     """How one moment of one array rests between two steps."""
 
+    #: One of `ROUNDINGS`.
+    rounding: str = "nearest"
+
     @property
     def stochastic(self) -> bool:
         """Whether `encode` rounds by chance, and so wants random bits at every step."""
-        return False
+        return self.rounding == "stochastic"
 
     @property
     def sequential(self) -> bool:

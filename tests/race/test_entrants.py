@@ -10,7 +10,7 @@ from training import assert_close, gradients, moved, parameters
 
 import adam_jax
 from adam_jax import storage
-from adam_jax.race import entrants, memory, problem
+from adam_jax.race import entrants, problem
 from adam_jax.race.cli import main
 from adam_jax.race.results import Outcome
 from adam_jax.race.runner import Settings, race
@@ -58,7 +58,7 @@ def test_by_default_the_package_leaves_small_arrays_in_float32():
 
 def test_every_format_of_the_package_can_race():
     functions = {name for name in storage.__all__ if name.islower()}
-    assert set(memory.FORMATS) == functions == set(FORMATS)
+    assert set(storage.FORMATS) == functions == set(FORMATS)
 
 
 @pytest.mark.parametrize("name", FORMATS)
