@@ -65,7 +65,23 @@ def nonnegative(name: str, value: Any) -> Scalar:
     Traceback (most recent call last):
     ValueError: `eps` must be a finite number >= 0, got -1e-08
     """
-    return _exact(name, _scalar(name, value, "a finite number >= 0", _nonnegative))
+    return number("a finite number >= 0", _nonnegative)(name, value)
+
+
+def optional_nonnegative(name: str, value: Any) -> Scalar | None:
+    """Check ``None`` or a finite number that is at least 0."""
+    rule = "None or a finite number >= 0"
+    return None if value is None else number(rule, _nonnegative)(name, value)
+
+
+def number(rule: str, holds: Callable[[float], bool]) -> Callable[[str, Any], Scalar]:
+    """A check of a number that obeys ``rule``.
+
+    >>> number(">= 4", lambda x: x >= 4)("threshold", 3)
+    Traceback (most recent call last):
+    ValueError: `threshold` must be >= 4, got 3
+    """
+    return lambda name, value: _exact(name, _scalar(name, value, rule, holds))
 
 
 def decay_rate(name: str, value: Any) -> Scalar:
@@ -75,7 +91,7 @@ def decay_rate(name: str, value: Any) -> Scalar:
     Traceback (most recent call last):
     ValueError: `b2` must be in [0, 1), got 1.5
     """
-    return _exact(name, _scalar(name, value, "in [0, 1)", lambda x: 0 <= x < 1))
+    return number("in [0, 1)", lambda x: 0 <= x < 1)(name, value)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -157,6 +173,24 @@ def scalar_or_schedule(name: str, value: Any) -> Scalar | Schedule:
 
 def _nonnegative(x: float) -> bool:
     return 0 <= x <= sys.float_info.max
+
+
+def decay_rate_or_schedule(name: str, value: Any) -> Scalar | Schedule:
+    """Check a number in [0, 1), or pass a schedule on."""
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    return number("in [0, 1) or a schedule", lambda x: 0 <= x < 1)(name, value)
+
+
+def optional_steps(name: str, value: Any) -> int | None:
+    """Check ``None`` or a static number of steps.
+
+    >>> optional_steps("warmup_steps", 0)
+    Traceback (most recent call last):
+    ValueError: `warmup_steps` must be None or a positive integer, got 0
+    """
+    rule = "None or a positive integer"
+    return None if value is None else whole(name, value, rule, lambda n: n > 0)
 
 
 def is_zero(value: Scalar) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from adam_jax.hyperparameters import brief
-from adam_jax.rule import Rule
+from adam_jax.rule import Rule, divides
 from adam_jax.storage import Format
 from adam_jax.storage.rounding import is_low
 
@@ -38,7 +38,7 @@ def require_storable(
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), row in zip(leaves, formats, strict=True):
-        for storage, moment in zip(row, rule.moments, strict=True):
+        for storage, moment in zip(row, rule.moments.values(), strict=True):
             if moment.signed and not storage.accepts(jnp.result_type(leaf)):
                 name = f"params{_keystr(path)}"
                 raise TypeError(f"{name} is {_describe(leaf)}; its moments cannot be {storage}")
@@ -56,25 +56,28 @@ def require_like_state(
       ValueError: the trees differ, or two shapes do, or a moment is not of its format.
       TypeError: it is no state of this rule, or a gradient is complex where its parameter was not.
     """
-    fields = rule.State._fields
-    if getattr(state, "_fields", None) != fields:
+    if getattr(state, "_fields", None) != rule.State._fields:
         raise TypeError(f"state must be {rule.State.__name__}, got {type(state).__name__}")
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
-    columns = [_flatten_like(leaves, treedef, moment, "the state") for moment in state[1:]]
+    moments = [getattr(state, field) for field in rule.moments]
+    columns = [_flatten_like(leaves, treedef, moment, "the state") for moment in moments]
     rows = list(zip(*columns, strict=True)) if columns else [()] * len(leaves)
     found = []
     for (path, g), row, wanted in zip(leaves, rows, formats, strict=True):
         fitting = tuple(
-            storage if storage.holds(stored) else storage.fit(jnp.shape(g))
+            storage if storage.holds(stored) else storage.fit(getattr(stored, "shape", ()))
             for storage, stored in zip(wanted, row, strict=True)
         )
         found.append(fitting)
         name = f"gradient for params{_keystr(path)}"
-        for field, moment, storage, stored in zip(
-            fields[1:], rule.moments, fitting, row, strict=True
+        for (field, moment), storage, stored in zip(
+            rule.moments.items(), fitting, row, strict=True
         ):
             # The shape first, for the format may depend on it.
-            _require_shape(name, g, stored, "the state was built for")
+            if moment.blocked:
+                _require_blocks(name, g, stored, field)
+            else:
+                _require_shape(name, g, stored, "the state was built for")
             if not storage.holds(stored):
                 raise ValueError(
                     f"state.{field}{_keystr(path)} must be {storage}, got {_describe(stored)};"
@@ -225,6 +228,12 @@ def _require_shape(name: str, g: Any, other: Any, whose: str) -> None:
     shape = getattr(other, "shape", ())
     if jnp.shape(g) != shape:
         raise ValueError(f"{name} has shape {jnp.shape(g)}; {whose} {shape}")
+
+
+def _require_blocks(name: str, g: Any, stored: Any, field: str) -> None:
+    shape, blocks = jnp.shape(g), getattr(stored, "shape", ())
+    if not divides(blocks, shape):
+        raise ValueError(f"{name} has shape {shape}; the state's {field} was built for {blocks}")
 
 
 def _is_complex(x: Any) -> bool:

@@ -7,15 +7,16 @@ lifts it over a pytree, and the storage formats keep its moments between two ste
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, get_type_hints
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from adam_jax.hyperparameters import Scalar
+from adam_jax.hyperparameters import Scalar, is_positive
 
-Coefficients: TypeAlias = tuple[jax.Array, ...]
+Coefficients: TypeAlias = tuple[Scalar, ...]
 
 
 class Moment(NamedTuple):
@@ -25,10 +26,13 @@ class Moment(NamedTuple):
       signed: whether it takes the gradient's sign, as the mean does, or is a magnitude, as the mean
         square is. A magnitude is real where the parameter is complex.
       initial: its value before the first step.
+      blocked: whether it may have one entry for each block of the parameter's, and so a smaller
+        shape; see `Rule.shape`.
     """
 
     signed: bool = True
-    initial: float = 0.0
+    initial: Scalar = 0.0
+    blocked: bool = False
 
 
 class Rule(ABC):
@@ -39,10 +43,24 @@ class Rule(ABC):
     the static ones belong to its structure, so that it passes through ``jit`` as an argument.
     """
 
-    #: The state, a NamedTuple: ``count`` and then one field a moment.
+    #: The state, a NamedTuple: a field a moment, and one or more that count the steps.
     State: ClassVar[Any]
-    #: One a moment, in the order of the state's fields and of `update`'s arguments.
-    moments: ClassVar[tuple[Moment, ...]]
+    #: How many times its gradient a member may square; a finite gradient is held below what
+    #: overflows then.
+    reach: ClassVar[float] = 1.0
+
+    @property
+    @abstractmethod
+    def moments(self) -> Mapping[str, Moment]:
+        """The moments by their fields in the state, in the order of `update`'s arguments."""
+
+    def shape(self, path: Any, leaf: Any) -> tuple[int, ...]:  # noqa: ARG002 - for who overrides it
+        """The shape of the blocked moments of a parameter, given by its path and its own shape.
+
+        It has as many axes as the parameter, and each divides the parameter's.
+        """
+        shape: tuple[int, ...] = leaf.shape
+        return shape
 
     @abstractmethod
     def coefficients(self, t: jax.Array) -> Coefficients:
@@ -54,8 +72,7 @@ class Rule(ABC):
 
     #: ``update(c, g, *moments) -> (direction, *moments)``: `coefficients` of the step, the gradient
     #: and the moments in; the direction, in which a step of minus the learning rate goes, and the
-    #: new moments out. All have one shape; they are float32 or wider, and a finite gradient's
-    #: square is finite.
+    #: new moments out. All have one shape, but for blocked moments; they are float32 or wider.
     update: ClassVar[Callable[..., tuple[jax.Array, ...]]]
 
     def astype(self, dtype: Any) -> Self:
@@ -86,6 +103,13 @@ def _unflatten(cls: type[Rule], names: Any, values: Any) -> Rule:
     return rule
 
 
+def divides(blocks: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of the first shape can hold an entry a block of one of the second."""
+    return len(blocks) == len(shape) and all(
+        m >= 1 and n % m == 0 if n else m == 0 for m, n in zip(blocks, shape, strict=True)
+    )
+
+
 def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:
     """The exponential moving average ``b * average + (1 - b) * new``, without that form's bias.
 
@@ -95,13 +119,17 @@ def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:
     that never changes it stops 3e-8 / (1 - b) short.
     """
     if isinstance(b, jax.Array):
-        slow = b >= 0.5
-        start, end = jnp.where(slow, average, new), jnp.where(slow, new, average)
-        rate = jnp.where(slow, 1 - b, b).astype(average.real.dtype)
-        return start + rate * (end - start)
+        return blend(1 - b, average, new)
     if b < 0.5:
         return new + b * (average - new)
     return average + (1 - b) * (new - average)
+
+
+def blend(rate: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
+    """``(1 - rate) * old + rate * new`` of a dynamic rate, from the nearer end."""
+    slow = rate <= 0.5
+    start, end = jnp.where(slow, old, new), jnp.where(slow, new, old)
+    return start + jnp.where(slow, rate, 1 - rate).astype(old.real.dtype) * (end - start)
 
 
 def debias(b: Scalar, t: jax.Array) -> jax.Array:
@@ -111,10 +139,18 @@ def debias(b: Scalar, t: jax.Array) -> jax.Array:
     b = 0.999 and by 1.3e-2 at 1 - 1e-6.
     """
     if isinstance(b, jax.Array):
-        small = b < 0.5  # where log(b) may be infinite, and the plain form is exact enough
-        log_b = jnp.log1p(jnp.where(small, 0.5, b) - 1)
-        return jnp.where(small, 1 - b**t, -jnp.expm1(t * log_b))
-    return -jnp.expm1(t * (math.log(b) if b > 0 else -math.inf))
+        # The plain form is exact enough where b is small, and has a derivative at 0.
+        return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * log(b)))
+    return -jnp.expm1(t * log(b))
+
+
+def log(b: Scalar) -> Scalar:
+    """The logarithm of a decay rate; of 0 a number so low that what decays by it is gone."""
+    if isinstance(b, jax.Array):
+        small = b < 0.5
+        low = jnp.log(jnp.where(small, jnp.maximum(b, 1e-30), 1))
+        return jnp.where(small, low, jnp.log1p(jnp.where(small, 0.5, b) - 1))
+    return math.log(max(b, 1e-300))
 
 
 def square(x: jax.Array) -> jax.Array:
@@ -127,6 +163,23 @@ def safe_divide(x: jax.Array, y: jax.Array) -> jax.Array:
     """``x / y``, and 0 where ``y`` is 0: without an ``eps``, what was never seen does not move."""
     zero = y == 0
     return jnp.where(zero, 0, x / jnp.where(zero, 1, y))  # both, for the derivative divides too
+
+
+def inner_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """The product of each two entries, of complex ones as of two vectors in the plane."""
+    return (x * y.conj()).real if jnp.iscomplexobj(x) else x * y
+
+
+def quotient(x: jax.Array, y: jax.Array, eps: Scalar) -> jax.Array:
+    """``x / y``, where ``y`` is at least ``eps``; if that may be 0, safely."""
+    return x / y if is_positive(eps) else safe_divide(x, y)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """The Euclidean norm of all entries, whose squares may overflow or underflow; 0 of none."""
+    largest = lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
+    unit = jnp.where(largest == 0, 1, largest)
+    return unit * root(jnp.sum(square(x / unit)))
 
 
 @jax.custom_jvp

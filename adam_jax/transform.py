@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from adam_jax.hyperparameters import seed_word
+from adam_jax.hyperparameters import Scalar, seed_word
 from adam_jax.mismatch import (
     require_float,
     require_gradients,
@@ -45,7 +45,14 @@ def lift(
     """
     seed = seed_word("seed", seed)
     signed, magnitude = choice_of("mu_dtype", mu_dtype), choice_of("nu_dtype", nu_dtype)
-    choices = [signed if moment.signed else magnitude for moment in rule.moments]
+    slots = rule.moments
+    choices = [signed if moment.signed else magnitude for moment in slots.values()]
+    counts = [field for field in rule.State._fields if field not in slots]
+
+    def state_of(columns: Sequence[Any], steps: Sequence[Any]) -> Any:
+        return rule.State(
+            **dict(zip(slots, columns, strict=True)), **dict(zip(counts, steps, strict=True))
+        )
 
     def formats_of(tree: chex.ArrayTree) -> list[tuple[Format, ...]]:
         shapes = [
@@ -54,19 +61,28 @@ def lift(
         ]
         return [tuple(choose(path, leaf) for choose in choices) for path, leaf in shapes]
 
+    def shapes_of(path: Any, leaf: jax.Array) -> tuple[tuple[int, ...], ...]:
+        return tuple(
+            rule.shape(path, leaf) if moment.blocked else leaf.shape for moment in slots.values()
+        )
+
     def init(params: optax.Params) -> Any:
         require_float(params)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+        leaves = [(path, jnp.asarray(leaf)) for path, leaf in leaves]
+        shapes = [shapes_of(path, leaf) for path, leaf in leaves]
         formats = [
-            tuple(storage.fit(jnp.shape(leaf)) for storage in each)
-            for each, leaf in zip(formats_of(params), jax.tree.leaves(params), strict=True)
+            tuple(storage.fit(shape) for storage, shape in zip(each, row, strict=True))
+            for each, row in zip(formats_of(params), shapes, strict=True)
         ]
         require_storable(params, rule, formats)
-        leaves, treedef = jax.tree.flatten(params)
         stored = [
-            _init_leaf(each, rule, jnp.asarray(leaf))
-            for each, leaf in zip(formats, leaves, strict=True)
+            _init_leaf(each, row, rule, leaf)
+            for each, row, (_, leaf) in zip(formats, shapes, leaves, strict=True)
         ]
-        return rule.State(jnp.zeros([], jnp.int32), *columns(treedef, stored, len(choices)))
+        # An array each, for donation wants no array twice.
+        steps = [jnp.zeros([], jnp.int32) for _ in counts]
+        return state_of(columns(treedef, stored, len(slots)), steps)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
@@ -75,7 +91,8 @@ def lift(
         require_float(updates, "gradient for params")
         formats, stored = require_like_state(updates, state, rule, formats_of(updates))
         leaves, treedef = jax.tree.flatten(updates)
-        count = optax.safe_increment(state.count)
+        steps = [optax.safe_increment(getattr(state, field)) for field in counts]
+        count = steps[0]
         stochastic = any(storage.stochastic for each in formats for storage in each)
         words = leaf_words(fold(seed, count), len(leaves)) if stochastic else [None] * len(leaves)
 
@@ -84,7 +101,7 @@ def lift(
             with jax.numpy_dtype_promotion("standard"):
                 exact = rule.astype(dtype)
                 coefficients = exact.coefficients(count.astype(dtype))
-            return exact, tuple(c.astype(dtype) for c in coefficients)
+            return exact, tuple(jnp.asarray(c, dtype) for c in coefficients)
 
         new: list[Any] = []
         queue = _Queue()
@@ -96,8 +113,8 @@ def lift(
             new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, ready))
             if sequential:
                 queue.done(new[-1][1:])
-        directions, *moments = columns(treedef, new, 1 + len(choices))
-        return directions, rule.State(count, *moments)
+        directions, *moments = columns(treedef, new, 1 + len(slots))
+        return directions, state_of(moments, steps)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -133,24 +150,27 @@ def full_precision(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-@partial(jax.jit, static_argnums=0)
-def _init_leaf(formats: tuple[Format, ...], rule: Rule, p: jax.Array) -> tuple[Any, ...]:
+@partial(jax.jit, static_argnums=(0, 1))
+def _init_leaf(
+    formats: tuple[Format, ...], shapes: tuple[tuple[int, ...], ...], rule: Rule, p: jax.Array
+) -> tuple[Any, ...]:
     """The moments of one parameter before the first step."""
     wide = _widen(p)
     stored = []
-    for storage, moment in zip(formats, rule.moments, strict=True):
-        start = full_beside(wide if moment.signed else wide.real, moment.initial)
+    for storage, shape, moment in zip(formats, shapes, rule.moments.values(), strict=True):
+        part = wide if shape == p.shape else wide[tuple(map(slice, shape))]
+        start = full_beside(part if moment.signed else part.real, moment.initial)
         stored.append(storage.encode(start, moment, None))
     return tuple(stored)
 
 
-@partial(jax.jit, static_argnums=(1, 2))
-def full_beside(x: jax.Array, value: float, dtype: Any = None) -> jax.Array:
+@partial(jax.jit, static_argnums=2)
+def full_beside(x: jax.Array, value: Scalar, dtype: Any = None) -> jax.Array:
     """``value`` in the shape of ``x``, by default in its dtype, and on its devices."""
     # Never true, for a NaN is not negative. Under jit a constant has no sharding of its own: this
     # ties it to the parameter, whose sharding XLA then gives to it too.
     never = jnp.isnan(x.real) & (x.real < 0)
-    return jnp.where(never, 1, jnp.full_like(x, value, dtype))
+    return jnp.where(never, jnp.ones_like(x, dtype), jnp.full_like(x, value, dtype))
 
 
 # Jitted by itself, so that leaves of one shape are traced once, and a step outside of the user's
@@ -169,11 +189,14 @@ def _update_leaf(
     # Standard promotion, for strict forbids to scale a complex array by a real coefficient.
     with jax.numpy_dtype_promotion("standard"):
         moments = [_widen(f.decode(s), dtype) for f, s in zip(formats, stored, strict=True)]
-        direction, *moments = rule.update(coefficients, _saturate(_widen(g, dtype)), *moments)
+        held = _saturate(_widen(g, dtype), rule.reach)
+        direction, *moments = rule.update(coefficients, held, *moments)
     encoded = []
-    for slot, (storage, x) in enumerate(zip(formats, moments, strict=True)):
+    for slot, (storage, moment, x) in enumerate(
+        zip(formats, rule.moments.values(), moments, strict=True)
+    ):
         bits = random_bits(fold(word, slot), x.shape) if storage.stochastic else None
-        encoded.append(storage.encode(x, rule.moments[slot], bits))
+        encoded.append(storage.encode(x, moment, bits))
     as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
     return narrow(direction, g.dtype), *as_before
 
@@ -234,12 +257,12 @@ def _widen(x: Any, dtype: Any = None) -> Any:
     return cast(x, _precision(x) if dtype is None else dtype)
 
 
-def _saturate(g: jax.Array) -> jax.Array:
-    """Hold a finite gradient just below where its square overflows.
+def _saturate(g: jax.Array, reach: float) -> jax.Array:
+    """Hold a finite gradient just below where the square of ``reach`` times it overflows.
 
     In float32 that is 1.84e19. An infinite mean square would never be finite again.
     """
-    limit = math.sqrt(float(jnp.finfo(g.dtype).max)) * (1 - 2**-10)
+    limit = math.sqrt(float(jnp.finfo(g.dtype).max)) * (1 - 2**-10) / reach
     if jnp.iscomplexobj(g):
         # Half of it for either part, so that the sum of their squares does not overflow.
         parts: jax.Array = lax.complex(hold(g.real, limit / 2), hold(g.imag, limit / 2))

@@ -8,6 +8,8 @@ from family import FORMATS, MEMBERS
 
 every = pytest.mark.parametrize("member", [m for m in MEMBERS if not MEMBERS[m].variant])
 every_variant_too = pytest.mark.parametrize("member", MEMBERS)
+# Without an average a gradient is all of its mean square, where its maximum with 1 has a kink.
+KINKED = {"stable_adamw"}
 GRADIENT = jnp.array([0.0, 1.0, -3.0])
 
 
@@ -41,20 +43,36 @@ def test_derivatives_are_right_in_float64(member, x64):
 @every
 @pytest.mark.parametrize("value", [0.0, 1e-30, 0.3, 0.9])
 def test_derivatives_in_decay_rates(member, value, x64):
+    # Far from where a root begins, for differences to tell.
+    settings = MEMBERS[member].settings
+    smooth = {name: 0.1 for name in ("eps", "eps_root") if name in settings}
+
     def loss(b, name):
-        return two_steps(jnp.array([0.7, 1.0, -3.0]), member, **{name: b}).sum()
+        g = jnp.array([0.7, 1.0, -3.0])
+        return two_steps(g, member, **{**smooth, name: b}).sum()
 
     for name in ("b1", "b2"):
         exact = jax.grad(loss)(value, name)
+        assert np.isfinite(exact)
+        if member in KINKED and name == "b2" and value < 0.1:
+            continue
         h = 1e-6
-        low, high = max(value - h, 0.0), value + h
-        # Traced values, as in the derivative; from 0 only one side exists.
-        ends = [loss(jnp.float64(b), name) for b in (low, high)]
-        np.testing.assert_allclose(exact, (ends[1] - ends[0]) / (high - low), rtol=1e-4, atol=1e-6)
+        # Of second order, and from 0 to one side. Traced values, as in the derivative.
+        weights = {-h: -0.5, h: 0.5} if value >= h else {0.0: -1.5, h: 2.0, 2 * h: -0.5}
+        difference = sum(w * loss(jnp.float64(value + d), name) for d, w in weights.items()) / h
+        np.testing.assert_allclose(exact, difference, rtol=1e-4, atol=1e-6)
 
 
-@every
-@pytest.mark.parametrize("storage", FORMATS)
+@pytest.mark.parametrize(
+    ("member", "storage"),
+    [
+        (m, f)
+        for m in MEMBERS
+        for f in FORMATS
+        # Signs have no derivative.
+        if not MEMBERS[m].variant and m != "lion" and (m == "adam" or f == "bfloat16")
+    ],
+)
 def test_derivatives_flow_through_the_stored_state(member, storage):
     row = MEMBERS[member]
 
@@ -63,9 +81,9 @@ def test_derivatives_flow_through_the_stored_state(member, storage):
         _, state = tx.update(g, tx.init(g))
         return tx.update(jnp.ones(3), state)[0].sum()
 
-    g = jnp.array([1.0, 2.0, -3.0])
+    g = jnp.array([1.5, 2.0, -3.0])
     exact = jax.grad(final)(g)
-    assert np.abs(exact).max() > 0 or row.settings["b1"] == 0
+    assert np.abs(exact).max() > 0
     stored = jax.grad(lambda g: final(g, **FORMATS[storage].arguments))(g)
     if len(FORMATS[storage].dtypes) > 1:  # codes are integers, which have no derivative
         assert np.isfinite(stored).all()

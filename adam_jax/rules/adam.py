@@ -11,9 +11,11 @@ Momentum into Adam", Algorithm 2, with a constant b1 and without its extra facto
     b1 * mu / (1 - b1**(t + 1)) + (1 - b1) * g / (1 - b1**t)
 
 Both corrections are moved to scalars, as section 2 of the paper suggests: numerator and denominator
-are multiplied by sqrt(1 - b2**t), which changes nothing but the work.
+are multiplied by sqrt(1 - b2**t), which changes nothing but the work. With ``eps_hat`` eps and
+eps_root are not: that is the paper's "epsilon hat", TensorFlow's and Keras's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,42 +23,71 @@ import jax
 import jax.numpy as jnp
 from optax import ScaleByAdamState
 
-from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, is_positive, is_zero
-from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, root, safe_divide, square
+from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, Scalar, is_zero
+from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, quotient, root, square
 
 
 @dataclass(frozen=True)
-class Adam(Rule):
-    """Adam, with or without Nesterov's look-ahead."""
+class AdamBase(Rule):
+    """What Adam shares with its descendants: a mean, corrected, and what it is divided by."""
 
     b1: DecayRate
     b2: DecayRate
     eps: NonNegative
-    eps_root: NonNegative
-    nesterov: Flag
+    eps_root: NonNegative = 0.0
+    nesterov: Flag = False
+    eps_hat: Flag = False
+    bias_correction_mu: Flag = True
+    bias_correction_nu: Flag = True
 
     State: ClassVar = ScaleByAdamState
-    moments: ClassVar = (Moment(), Moment(signed=False))
+    moments: ClassVar[Mapping[str, Moment]] = {"mu": Moment(), "nu": Moment(signed=False)}
 
     def coefficients(self, t: jax.Array) -> Coefficients:
-        """The factor of the mean, eps, eps_root, and the factor of mu with ``nesterov``."""
-        mu_debias, nu_debias = debias(self.b1, t), debias(self.b2, t)
-        scale = jnp.sqrt(nu_debias)
-        return (
-            scale / mu_debias,
-            scale * self.eps,
-            nu_debias * self.eps_root,
-            mu_debias / debias(self.b1, t + 1),
-        )
+        """The factors of mu and g in the mean, eps and eps_root; all times the root of nu's."""
+        of_mu, of_g = self.factors(t)
+        correction = self.correction(t)
+        scale = jnp.sqrt(correction)
+        if self.eps_hat:
+            return scale * of_mu, scale * of_g, self.eps, self.eps_root
+        return scale * of_mu, scale * of_g, scale * self.eps, correction * self.eps_root
+
+    def factors(self, t: jax.Array) -> tuple[Scalar, Scalar]:
+        """What mu and g are multiplied by for the mean gradient."""
+        if not self.nesterov:
+            return (1 / debias(self.b1, t) if self.bias_correction_mu else 1.0), 0.0
+        if not self.bias_correction_mu:
+            return self.b1, 1 - self.b1
+        return self.b1 / debias(self.b1, t + 1), (1 - self.b1) / debias(self.b1, t)
+
+    def correction(self, t: jax.Array) -> Scalar:
+        """What nu is divided by."""
+        return debias(self.b2, t) if self.bias_correction_nu else 1.0
+
+    def mean(self, c: Coefficients, g: jax.Array, mu: jax.Array) -> jax.Array:
+        """The mean gradient, corrected, and with ``nesterov`` looking ahead."""
+        of_mu, of_g, *_ = c
+        return of_mu * mu + of_g * g if self.nesterov else of_mu * mu
+
+    def size(self, c: Coefficients, nu: jax.Array) -> jax.Array:
+        """The root of the mean square, and eps."""
+        _, _, eps, eps_root, *_ = c
+        return root(nu if is_zero(self.eps_root) else nu + eps_root) + eps
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps_hat and not self.bias_correction_nu:
+            raise ValueError("`eps_hat` needs `bias_correction_nu`: without it, nothing differs")
+
+
+@dataclass(frozen=True)
+class Adam(AdamBase):
+    """Adam, with or without Nesterov's look-ahead."""
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[jax.Array, ...]:
         """The mean over the root of the mean square."""
-        scale, eps, eps_root, ahead = c
         mu = ema(self.b1, mu, g)
         nu = ema(self.b2, nu, square(g))
-        mean = ema(self.b1, ahead * mu, g) if self.nesterov else mu
-        size = root(nu if is_zero(self.eps_root) else nu + eps_root) + eps
-        divide = jnp.divide if is_positive(self.eps) else safe_divide
-        return divide(scale * mean, size), mu, nu
+        return quotient(self.mean(c, g, mu), self.size(c, nu), self.eps), mu, nu

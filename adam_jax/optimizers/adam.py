@@ -1,17 +1,13 @@
-"""The optimizers, in Optax's conventions: a signature and a chain each.
+"""Adam and AdamW."""
 
-What `adam` says of its arguments and errors holds for all of them.
-"""
-
-from collections.abc import Callable
 from typing import Any
 
 import optax
 
-from adam_jax.hyperparameters import Scalar, Schedule, scalar_or_schedule
-from adam_jax.mismatch import require_mask
+from adam_jax.decay import Decay, Mask, Rate, descent
+from adam_jax.hyperparameters import Scalar
 from adam_jax.rules.adam import Adam
-from adam_jax.transform import full_precision, lift
+from adam_jax.transform import lift
 
 
 def scale_by_adam(
@@ -22,6 +18,9 @@ def scale_by_adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
+    eps_hat: bool = False,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
     nu_dtype: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -40,11 +39,13 @@ def scale_by_adam(
       >>> [f"{x:.4f}" for x in direction]
       ['1.0000', '-1.0000']
     """
-    return lift(Adam(b1, b2, eps, eps_root, nesterov), mu_dtype, nu_dtype, seed=seed)
+    corrections = bias_correction_mu, bias_correction_nu
+    rule = Adam(b1, b2, eps, eps_root, nesterov, eps_hat, *corrections)
+    return lift(rule, mu_dtype, nu_dtype, seed=seed)
 
 
 def adam(
-    learning_rate: Scalar | Schedule,
+    learning_rate: Rate,
     b1: Scalar = 0.9,
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
@@ -52,6 +53,9 @@ def adam(
     mu_dtype: Any = None,
     *,
     nesterov: bool = False,
+    eps_hat: bool = False,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
     nu_dtype: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -78,6 +82,10 @@ def adam(
         `optax.inject_hyperparams` takes for a schedule, unless told ``static_args``), or ``None``
         for float32, or the parameter's dtype where that is wider.
       nesterov: whether the mean looks one step ahead, as in NAdam.
+      eps_hat: whether eps and eps_root are added to the mean square as it is, and not to the
+        corrected one: the paper's "epsilon hat", which is TensorFlow's and Keras's eps.
+      bias_correction_mu: whether the mean is corrected for its start at 0, as in the paper.
+      bias_correction_nu: whether the mean square is.
       nu_dtype: how the mean square rests.
       seed: an integer, the seed of formats that round by chance, as all do but float32.
         `optax.inject_hyperparams` adds it to its state unless told ``static_args=("seed",)``.
@@ -112,25 +120,25 @@ def adam(
       >>> [f"{x:.4f}" for x in params]
       ['0.9000', '-1.9000']
     """
-    rate = scalar_or_schedule("learning_rate", learning_rate)
-    direction = scale_by_adam(
-        b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype, seed=seed
-    )
-    chain = optax.chain(direction, optax.scale_by_learning_rate(rate))
-    return full_precision(lambda _: chain)
+    corrections = bias_correction_mu, bias_correction_nu
+    rule = Adam(b1, b2, eps, eps_root, nesterov, eps_hat, *corrections)
+    return descent(lift(rule, mu_dtype, nu_dtype, seed=seed), learning_rate)
 
 
 def adamw(
-    learning_rate: Scalar | Schedule,
+    learning_rate: Rate,
     b1: Scalar = 0.9,
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
     eps_root: Scalar = 0.0,
     mu_dtype: Any = None,
-    weight_decay: Scalar | Schedule = 1e-4,
-    mask: Any | Callable[[optax.Params], Any] | None = None,
+    weight_decay: Decay | Rate = 1e-4,
+    mask: Mask = None,
     *,
     nesterov: bool = False,
+    eps_hat: bool = False,
+    bias_correction_mu: bool = True,
+    bias_correction_nu: bool = True,
     nu_dtype: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -149,10 +157,14 @@ def adamw(
       eps_root: added under the root.
       mu_dtype: how the mean gradient rests.
       weight_decay: a number >= 0, a schedule, or a scalar array: the share of a parameter that a
-        step takes off it, in units of the learning rate.
+        step takes off it, in units of the learning rate; or another convention, by a name of
+        `adam_jax.decay`.
       mask: which leaves decay: a tree of booleans that is a prefix of the parameters, or a function
         from these to one; ``None`` for all.
       nesterov: whether the mean looks one step ahead.
+      eps_hat: whether eps is TensorFlow's.
+      bias_correction_mu: whether the mean is corrected.
+      bias_correction_nu: whether the mean square is.
       nu_dtype: how the mean square rests.
       seed: the seed of formats that round by chance.
 
@@ -169,21 +181,6 @@ def adamw(
       >>> [f"{abs(updates[leaf]):.4f}" for leaf in ("w", "b")]
       ['0.1000', '0.0000']
     """
-    rate = scalar_or_schedule("learning_rate", learning_rate)
-    decay = scalar_or_schedule("weight_decay", weight_decay)
-    direction = scale_by_adam(
-        b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov, nu_dtype=nu_dtype, seed=seed
-    )
-
-    def chain(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
-        # A mask that is a function is asked about the tree as it is, before it is widened.
-        chosen = mask(tree) if callable(mask) else mask
-        if chosen is not None:
-            require_mask(chosen, tree)
-        return optax.chain(
-            direction,
-            optax.add_decayed_weights(decay, chosen),
-            optax.scale_by_learning_rate(rate),
-        )
-
-    return full_precision(chain)
+    corrections = bias_correction_mu, bias_correction_nu
+    rule = Adam(b1, b2, eps, eps_root, nesterov, eps_hat, *corrections)
+    return descent(lift(rule, mu_dtype, nu_dtype, seed=seed), learning_rate, weight_decay, mask)

@@ -1,0 +1,228 @@
+"""Weight decay: the places in a step where people put it, and the end of every optimizer's chain.
+
+A number given as ``weight_decay`` means `by_learning_rate`, as in Optax, PyTorch's AdamW and Keras.
+The others are asked for by name:
+
+    u = -learning_rate * direction(g)
+
+    l2                              u from the gradient g + rate * p
+    by_learning_rate                u - learning_rate * rate * p
+    by_learning_rate, after=True    u - learning_rate * rate * (p + u)
+    proximal                        (p + u) / (1 + learning_rate * rate) - p
+    by_schedule                     u - schedule(count) * rate * p
+    independent                     u - rate * p
+
+Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101,
+tell l2 (their equation 1 and Algorithm 2's first line) from decoupled decay, which in their
+Algorithm 2 is `by_schedule`: the schedule multiplies it, the base learning rate does not.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import optax
+
+from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
+from adam_jax.mismatch import require_mask
+from adam_jax.transform import full_precision
+
+Rate: TypeAlias = Scalar | Schedule
+Mask: TypeAlias = Any | Callable[[optax.Params], Any] | None
+Stages: TypeAlias = Sequence[optax.GradientTransformation]
+
+
+@dataclass(frozen=True)
+class Decay(ABC):
+    """A weight decay: its rate, and where in the step it is."""
+
+    rate: Rate
+
+    def __post_init__(self) -> None:
+        scalar_or_schedule("weight_decay", self.rate)
+
+    @abstractmethod
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        """The stages of an optimizer, from the gradient to the update.
+
+        Args:
+          direction: its first stages, to the direction.
+          learning_rate: what its direction is multiplied by.
+          mask: which parameters decay; ``None`` for all.
+        """
+
+
+@dataclass(frozen=True)
+class _L2(Decay):
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        added = optax.add_decayed_weights(self.rate, mask)
+        return added, *direction, optax.scale_by_learning_rate(learning_rate)
+
+
+@dataclass(frozen=True)
+class _ByLearningRate(Decay):
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        added = optax.add_decayed_weights(self.rate, mask)
+        first, *others = direction
+        return first, added, *others, optax.scale_by_learning_rate(learning_rate)
+
+
+@dataclass(frozen=True)
+class _OfStepped(Decay):
+    """Parameters decay after they have moved, by a share that follows from both rates."""
+
+    share: Callable[[Any], Any]
+
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        lost = _product(lambda x: -self.share(x), learning_rate, self.rate)
+        step = optax.scale_by_learning_rate(learning_rate)
+        return *direction, step, _of_stepped(optax.add_decayed_weights(lost, mask))
+
+
+@dataclass(frozen=True)
+class _Independent(Decay):
+    schedule: Rate
+
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        lost = optax.add_decayed_weights(_product(lambda x: -x, self.rate, self.schedule), mask)
+        return *direction, optax.scale_by_learning_rate(learning_rate), lost
+
+
+def l2(rate: Rate) -> Decay:
+    """A penalty of ``rate / 2 * |p|**2`` in the loss: ``rate * p`` is added to the gradient.
+
+    PyTorch's ``Adam(weight_decay=rate)``. Where gradients are large, parameters then decay less.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp
+      >>> tx = adam_jax.adamw(0.1, weight_decay=l2(0.5))
+      >>> p, g = jnp.array(2.0), jnp.array(-1.0)
+      >>> print(tx.update(g, tx.init(p), p)[0])  # the gradient is -1 + 0.5 * 2 = 0
+      -0.0
+    """
+    return _L2(rate)
+
+
+def by_learning_rate(rate: Rate, after: bool = False) -> Decay:
+    """The share of a parameter that a step takes off it, in units of the learning rate.
+
+    Args:
+      rate: a number >= 0, a schedule of the count of steps done, or a scalar array.
+      after: whether of the parameter after its step, as some fused kernels do, and not before.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp
+      >>> tx = adam_jax.adamw(0.1, weight_decay=by_learning_rate(0.5))
+      >>> p, g = jnp.array(2.0), jnp.array(0.0)
+      >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
+      -0.1000
+    """
+    return _OfStepped(rate, _same) if flag("after", after) else _ByLearningRate(rate)
+
+
+def proximal(rate: Rate) -> Decay:
+    """A penalty's proximal step: ``(p + u) / (1 + learning_rate * rate)``, as in Adan's paper.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp
+      >>> tx = adam_jax.adan(0.1, weight_decay=proximal(10.0))
+      >>> p, g = jnp.array(2.0), jnp.array(0.0)
+      >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
+      -1.0000
+    """
+    return _OfStepped(rate, _proximal)
+
+
+def by_schedule(rate: Rate, schedule: Schedule) -> Decay:
+    """``schedule(count) * rate`` of a parameter a step, whatever the base learning rate.
+
+    That of the paper, whose learning rate is ``base * schedule(count)``.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp, optax
+      >>> schedule = optax.linear_schedule(1.0, 0.0, 100)
+      >>> decay = by_schedule(0.01, schedule)
+      >>> tx = adam_jax.adamw(lambda count: 1e-3 * schedule(count), weight_decay=decay)
+      >>> p, g = jnp.array(2.0), jnp.array(0.0)
+      >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
+      -0.0200
+    """
+    return _Independent(rate, schedule)
+
+
+def independent(rate: Rate) -> Decay:
+    """The share of a parameter that a step takes off it, whatever the learning rate.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp
+      >>> tx = adam_jax.adamw(0.1, weight_decay=independent(0.01))
+      >>> p, g = jnp.array(2.0), jnp.array(0.0)
+      >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
+      -0.0200
+    """
+    return _Independent(rate, 1.0)
+
+
+def descent(
+    direction: optax.GradientTransformation,
+    learning_rate: Rate,
+    weight_decay: Decay | Rate | None = None,
+    mask: Mask = None,
+    *,
+    rescale: Stages = (),
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer: steps against a direction, with weight decay, in float32 from end to end.
+
+    Args:
+      direction: gives the direction.
+      learning_rate: what it is multiplied by; a number >= 0, a schedule, or a scalar array.
+      weight_decay: a rate, which means `by_learning_rate`, one of this module, or ``None``.
+      mask: which parameters decay: a tree of booleans that is a prefix of the parameters, or a
+        function from these to one; ``None`` for all.
+      rescale: stages between decay and learning rate.
+
+    Raises:
+      ValueError: a rate is negative, or the mask no prefix of the parameters.
+      TypeError: a rate is no number, or an entry of the mask no boolean.
+    """
+    rate = scalar_or_schedule("learning_rate", learning_rate)
+    if weight_decay is None:
+        stages = (direction, *rescale, optax.scale_by_learning_rate(rate))
+        return full_precision(lambda _: optax.chain(*stages))
+    decay = weight_decay if isinstance(weight_decay, Decay) else _ByLearningRate(weight_decay)
+
+    def chain(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
+        # A mask that is a function is asked about the tree as it is, before it is widened.
+        chosen = mask(tree) if callable(mask) else mask
+        if chosen is not None:
+            require_mask(chosen, tree)
+        return optax.chain(*decay.stages((direction, *rescale), rate, chosen))
+
+    return full_precision(chain)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _proximal(x: Any) -> Any:
+    return x / (1 + x)
+
+
+def _product(then: Callable[[Any], Any], a: Rate, b: Rate) -> Rate:
+    """``then(a * b)``, a schedule if one of them is."""
+    if not callable(a) and not callable(b):
+        return then(a * b)  # type: ignore[no-any-return]
+    return lambda count: then((a(count) if callable(a) else a) * (b(count) if callable(b) else b))
+
+
+def _of_stepped(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation that is shown the parameters as the updates will make them."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moved = None if params is None else optax.apply_updates(params, updates)
+        lessened, state = inner.update(updates, state, moved)
+        return lessened, state
+
+    return optax.GradientTransformation(inner.init, update)

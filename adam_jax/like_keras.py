@@ -1,0 +1,314 @@
+"""Keras 3's optimizers, called as there: names, arguments, their order, and defaults.
+
+For ``keras.optimizers.AdamW(3e-4, weight_decay=0.1)`` write
+
+>>> from adam_jax import like_keras
+>>> tx = like_keras.AdamW(3e-4, weight_decay=0.1)
+
+Each is an optimizer of this package, with the settings by which it takes Keras's steps: where
+epsilon is, how AMSGrad corrects its maximum, how Nadam's momentum grows, when weights decay. Traces
+of Keras itself hold it to that, for 200 steps: to 1e-13 of every parameter in float64, and to 1e-5
+in float32.
+
+What differs:
+
+* What every optimizer of Keras takes besides is not taken. Gradients are clipped, accumulated and
+  scaled, and parameters averaged, by what Optax has for it around any optimizer. ``mu_dtype``,
+  ``nu_dtype`` and ``seed`` are added.
+* A schedule is any function of the count of steps done; ``weight_decay`` may be one too.
+* In float32 the correction of Keras's mean square is off by 1e-5, at beta_2 = 0.999. Ours is not.
+* Of bfloat16 and float16 parameters the arithmetic is float32 here, their own dtype there.
+* An array that is all zero takes its first step of `Lamb` decayed, too: by the factor
+  ``1 - learning_rate * weight_decay``.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optax
+
+from adam_jax import decay
+from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
+from adam_jax.optimizers.adam import adam, adamw
+from adam_jax.optimizers.adamax import adamax, adamaxw
+from adam_jax.optimizers.amsgrad import amsgrad as plain_amsgrad
+from adam_jax.optimizers.amsgrad import amsgradw
+from adam_jax.optimizers.lamb import lamb
+from adam_jax.optimizers.lion import lion
+from adam_jax.optimizers.nadam import nadam, nadamw
+
+
+def Adam(
+    learning_rate: Scalar | Schedule = 0.001,
+    beta_1: Scalar = 0.9,
+    beta_2: Scalar = 0.999,
+    epsilon: Scalar = 1e-7,
+    amsgrad: bool = False,
+    weight_decay: Scalar | Schedule | None = None,
+    *,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`keras.optimizers.Adam`: `adam_jax.adam` with "epsilon hat", or `adam_jax.amsgrad`.
+
+    Args:
+      learning_rate: a number >= 0, a schedule, or a scalar array.
+      beta_1: decay rate of the mean gradient, in [0, 1).
+      beta_2: decay rate of the mean square, in [0, 1).
+      epsilon: added to the root before the mean square is corrected, so that it counts most in the
+        first steps; >= 0.
+      amsgrad: whether the mean square is the largest so far.
+      weight_decay: the share of a parameter that a step takes off it, in units of the learning
+        rate; >= 0. Unless it is ``None``, ``update`` needs the parameters.
+      mu_dtype: how the mean gradient rests, as in `adam_jax.adam`.
+      nu_dtype: how the mean square rests.
+      seed: the seed of formats that round by chance.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      ValueError: as `adam_jax.adam` does; the message has its names of the arguments.
+      TypeError: likewise.
+
+    References:
+      https://keras.io/api/optimizers/adam/
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Adam(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 1e-6]), tx.init(params))
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1000', '-0.0240']
+    """
+    plain, decayed = adam, adamw
+    if flag("amsgrad", amsgrad):
+        plain = partial(plain_amsgrad, correct_after_max=True)
+        decayed = partial(amsgradw, correct_after_max=True)
+    return _optimizer(
+        plain,
+        decayed,
+        weight_decay,
+        eps_hat=True,
+        learning_rate=learning_rate,
+        b1=beta_1,
+        b2=beta_2,
+        eps=epsilon,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def AdamW(
+    learning_rate: Scalar | Schedule = 0.001,
+    weight_decay: Scalar | Schedule = 0.004,
+    beta_1: Scalar = 0.9,
+    beta_2: Scalar = 0.999,
+    epsilon: Scalar = 1e-7,
+    amsgrad: bool = False,
+    *,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`keras.optimizers.AdamW`: `Adam` with its arguments in another order.
+
+    References:
+      https://keras.io/api/optimizers/adamw/
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = AdamW(0.1, weight_decay=0.4)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params), params)
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1400', '-0.0200']
+    """
+    return Adam(
+        learning_rate,
+        beta_1,
+        beta_2,
+        epsilon,
+        amsgrad,
+        scalar_or_schedule("weight_decay", weight_decay),  # not None
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def Nadam(
+    learning_rate: Scalar | Schedule = 0.001,
+    beta_1: Scalar = 0.9,
+    beta_2: Scalar = 0.999,
+    epsilon: Scalar = 1e-7,
+    weight_decay: Scalar | Schedule | None = None,
+    *,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`keras.optimizers.Nadam`: `adam_jax.nadam` with a momentum that soon has grown.
+
+    Arguments are those of `Adam`; epsilon is added after the mean square is corrected.
+
+    References:
+      https://keras.io/api/optimizers/Nadam/
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Nadam(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params))
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1063', '-0.1063']
+    """
+    return _optimizer(
+        nadam,
+        nadamw,
+        weight_decay,
+        momentum_decay=1.0,
+        learning_rate=learning_rate,
+        b1=beta_1,
+        b2=beta_2,
+        eps=epsilon,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def Adamax(
+    learning_rate: Scalar | Schedule = 0.001,
+    beta_1: Scalar = 0.9,
+    beta_2: Scalar = 0.999,
+    epsilon: Scalar = 1e-7,
+    weight_decay: Scalar | Schedule | None = None,
+    *,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`keras.optimizers.Adamax`: `adam_jax.adamax` with epsilon outside of the maximum.
+
+    Arguments are those of `Adam`; the largest gradient takes the place of the mean square.
+
+    References:
+      https://keras.io/api/optimizers/adamax/
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Adamax(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 1e-7]), tx.init(params))
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1000', '-0.0500']
+    """
+    return _optimizer(
+        adamax,
+        adamaxw,
+        weight_decay,
+        eps_inside=False,
+        learning_rate=learning_rate,
+        b1=beta_1,
+        b2=beta_2,
+        eps=epsilon,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def Lion(
+    learning_rate: Scalar | Schedule = 0.001,
+    beta_1: Scalar = 0.9,
+    beta_2: Scalar = 0.99,
+    weight_decay: Scalar | Schedule | None = None,
+    *,
+    mu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`keras.optimizers.Lion`: `adam_jax.lion`.
+
+    Arguments are those of `Adam`; there is no mean square, and so neither its dtype nor epsilon.
+
+    References:
+      https://keras.io/api/optimizers/lion/
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Lion(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params), params)
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1000', '-0.1000']
+    """
+    return _optimizer(
+        partial(lion, weight_decay=0.0),
+        lion,
+        weight_decay,
+        learning_rate=learning_rate,
+        b1=beta_1,
+        b2=beta_2,
+        mu_dtype=mu_dtype,
+        seed=seed,
+    )
+
+
+def Lamb(
+    learning_rate: Scalar | Schedule = 0.001,
+    beta_1: Scalar = 0.9,
+    beta_2: Scalar = 0.999,
+    epsilon: Scalar = 1e-7,
+    weight_decay: Scalar | Schedule | None = None,
+    *,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`keras.optimizers.Lamb`: `adam_jax.lamb`, with the decay outside of the trust ratio.
+
+    Arguments are those of `Adam`; epsilon is added after the mean square is corrected. ``update``
+    needs the parameters, for their norm. Parameters shrink first, and so the norm does: it is as
+    if they shrank last.
+
+    References:
+      https://keras.io/api/optimizers/lamb/
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Lamb(0.1)
+      >>> params = jnp.array([3.0, -4.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params), params)
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.3536', '-0.3536']
+    """
+    after = None if weight_decay is None else decay.by_learning_rate(weight_decay, after=True)
+    return _optimizer(
+        lamb,
+        lamb,
+        after,
+        learning_rate=learning_rate,
+        b1=beta_1,
+        b2=beta_2,
+        eps=epsilon,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def _optimizer(
+    plain: Callable[..., optax.GradientTransformationExtraArgs],
+    decayed: Callable[..., optax.GradientTransformationExtraArgs],
+    weight_decay: Any,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer without or with decay."""
+    if weight_decay is None:
+        return plain(**settings)
+    return decayed(weight_decay=weight_decay, **settings)

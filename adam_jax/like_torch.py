@@ -1,0 +1,298 @@
+"""PyTorch's optimizers, called as there: names, arguments, their order, and defaults.
+
+For ``torch.optim.AdamW(model.parameters(), 3e-4, weight_decay=0.1)`` write
+
+>>> from adam_jax import like_torch
+>>> tx = like_torch.AdamW(3e-4, weight_decay=0.1)
+
+Each is an optimizer of this package, with the settings by which it takes PyTorch's steps: where eps
+is, how AMSGrad corrects its maximum, how NAdam's momentum grows, that a ``weight_decay`` of `Adam`
+is L2. Traces of PyTorch itself hold it to that, for 200 steps: to 1e-13 of every parameter in
+float64, and to 5e-6 in float32.
+
+What differs:
+
+* Arguments that only choose an implementation (``foreach``, ``fused``, ``capturable``,
+  ``differentiable``) are not taken, and ``mu_dtype``, ``nu_dtype`` and ``seed`` are added.
+* ``lr`` and ``weight_decay`` may be schedules, from the count of steps done, or scalar arrays.
+* Parameter groups are Optax's `optax.partition` and `optax.masked`.
+* In float32 PyTorch's mean square settles up to 1e-5 off its average, at b2 = 0.999, and its
+  ``1 - lr * weight_decay`` is rounded, by up to 3e-8 and in every step the same way. Ours are not.
+* Of bfloat16 and float16 parameters the arithmetic is float32 here, their own dtype there.
+* An entry of a complex array has one mean square here; there, its two parts have one each.
+* In float64 `torch.optim.NAdam` rounds the product of its momenta to float32, unless float64 is the
+  default dtype.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import optax
+
+from adam_jax import decay
+from adam_jax.hyperparameters import Scalar, Schedule, flag, is_zero
+from adam_jax.optimizers.adam import adam, adamw
+from adam_jax.optimizers.adamax import adamax, adamaxw
+from adam_jax.optimizers.amsgrad import amsgrad as plain_amsgrad
+from adam_jax.optimizers.amsgrad import amsgradw
+from adam_jax.optimizers.nadam import nadam, nadamw
+from adam_jax.optimizers.radam import radam, radamw
+
+
+def Adam(
+    lr: Scalar | Schedule = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar | Schedule = 0,
+    amsgrad: bool = False,
+    *,
+    maximize: bool = False,
+    decoupled_weight_decay: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`torch.optim.Adam`: `adam_jax.adam`, or `adam_jax.amsgrad`.
+
+    Args:
+      lr: the learning rate: a number >= 0, a schedule, or a scalar array.
+      betas: the decay rates of the mean gradient and of the mean square, in [0, 1).
+      eps: added to the root; >= 0.
+      weight_decay: what is added to the gradient, in units of the parameters; >= 0. Unless it is 0,
+        ``update`` needs the parameters.
+      amsgrad: whether the mean square is the largest so far.
+      maximize: whether steps go up the gradient; a weight decay still makes parameters smaller.
+      decoupled_weight_decay: whether the decay is `AdamW`'s.
+      mu_dtype: how the mean gradient rests, as in `adam_jax.adam`.
+      nu_dtype: how the mean square rests.
+      seed: the seed of formats that round by chance.
+
+    Returns:
+      An Optax transformation.
+
+    Raises:
+      ValueError: as `adam_jax.adam` does; the message has its names of the arguments.
+      TypeError: likewise.
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Adam(0.1, weight_decay=0.5, maximize=True)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params), params)
+      >>> [f"{x:.4f}" for x in updates]
+      ['0.1000', '0.1000']
+    """
+    plain, decayed = adam, adamw
+    if flag("amsgrad", amsgrad):
+        plain = partial(plain_amsgrad, correct_after_max=True)
+        decayed = partial(amsgradw, correct_after_max=True)
+    return _optimizer(
+        plain,
+        decayed,
+        weight_decay,
+        decoupled_weight_decay,
+        maximize,
+        learning_rate=lr,
+        b1=betas[0],
+        b2=betas[1],
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def AdamW(
+    lr: Scalar | Schedule = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar | Schedule = 1e-2,
+    amsgrad: bool = False,
+    *,
+    maximize: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`torch.optim.AdamW`: `adam_jax.adamw`, or `adam_jax.amsgradw`.
+
+    Arguments are those of `Adam`. A step takes ``lr * weight_decay * params`` off the parameters.
+    There they shrink before the rest of the step is taken and here after it, which is the same.
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = AdamW(0.1, weight_decay=0.4)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params), params)
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1400', '-0.0200']
+    """
+    return Adam(
+        lr,
+        betas,
+        eps,
+        weight_decay,
+        amsgrad,
+        maximize=maximize,
+        decoupled_weight_decay=True,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def NAdam(
+    lr: Scalar | Schedule = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar | Schedule = 0,
+    momentum_decay: Scalar = 4e-3,
+    decoupled_weight_decay: bool = False,
+    *,
+    maximize: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`torch.optim.NAdam`: `adam_jax.nadam` with a momentum that grows.
+
+    Arguments are those of `Adam`, and ``momentum_decay``: how fast the momentum grows from half of
+    ``betas[0]`` to all of it.
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.NAdam.html
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = NAdam(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params))
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1056', '-0.1056']
+    """
+    return _optimizer(
+        nadam,
+        nadamw,
+        weight_decay,
+        decoupled_weight_decay,
+        maximize,
+        momentum_decay=momentum_decay,
+        learning_rate=lr,
+        b1=betas[0],
+        b2=betas[1],
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def RAdam(
+    lr: Scalar | Schedule = 1e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar | Schedule = 0,
+    decoupled_weight_decay: bool = False,
+    *,
+    maximize: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`torch.optim.RAdam`: `adam_jax.radam`, with eps added before nu is corrected.
+
+    Arguments are those of `Adam`.
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.RAdam.html
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = RAdam(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params))
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.3000', '-0.0200']
+    """
+    return _optimizer(
+        radam,
+        radamw,
+        weight_decay,
+        decoupled_weight_decay,
+        maximize,
+        eps_hat=True,
+        learning_rate=lr,
+        b1=betas[0],
+        b2=betas[1],
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def Adamax(
+    lr: Scalar | Schedule = 2e-3,
+    betas: tuple[Scalar, Scalar] = (0.9, 0.999),
+    eps: Scalar = 1e-8,
+    weight_decay: Scalar | Schedule = 0,
+    *,
+    maximize: bool = False,
+    mu_dtype: Any = None,
+    nu_dtype: Any = None,
+    seed: Any = 0,
+) -> optax.GradientTransformationExtraArgs:
+    """`torch.optim.Adamax`: `adam_jax.adamax`.
+
+    Arguments are those of `Adam`; the largest gradient takes the place of the mean square.
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.Adamax.html
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = Adamax(0.1)
+      >>> params = jnp.array([1.0, -2.0])
+      >>> updates, _ = tx.update(jnp.array([3.0, 0.2]), tx.init(params))
+      >>> [f"{x:.4f}" for x in updates]
+      ['-0.1000', '-0.1000']
+    """
+    return _optimizer(
+        adamax,
+        adamaxw,
+        weight_decay,
+        False,
+        maximize,
+        learning_rate=lr,
+        b1=betas[0],
+        b2=betas[1],
+        eps=eps,
+        mu_dtype=mu_dtype,
+        nu_dtype=nu_dtype,
+        seed=seed,
+    )
+
+
+def _optimizer(
+    plain: Callable[..., optax.GradientTransformationExtraArgs],
+    decayed: Callable[..., optax.GradientTransformationExtraArgs],
+    weight_decay: Scalar | Schedule,
+    decoupled: bool,
+    maximize: bool,
+    **settings: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer without or with decay, down or up the gradient."""
+    decoupled = flag("decoupled_weight_decay", decoupled)
+    if not callable(weight_decay) and is_zero(weight_decay):
+        tx = plain(**settings)
+    else:
+        form = weight_decay if decoupled else decay.l2(weight_decay)
+        tx = decayed(weight_decay=form, **settings)
+    return optax.chain(optax.scale(-1.0), tx) if flag("maximize", maximize) else tx

@@ -1,0 +1,59 @@
+"""NAdam, for one array: Adam whose mean looks one step ahead, by a momentum that grows.
+
+    mu = b1 * mu + (1 - b1) * g
+    nu = b2 * nu + (1 - b2) * g**2
+    b1_t = b1 * (1 - 0.96**(momentum_decay * t) / 2)
+    mean = b1_{t+1} * mu / (1 - b1_1 * ... * b1_{t+1}) + (1 - b1_t) * g / (1 - b1_1 * ... * b1_t)
+    direction = mean / (sqrt(nu / (1 - b2**t) + eps_root) + eps)
+
+Dozat 2016, "Incorporating Nesterov Momentum into Adam", Algorithm 2 and section 3. As in PyTorch,
+whose ``momentum_decay`` is 4e-3 as in the paper, and in Keras, where it is 1, mu itself is averaged
+with b1. Without one b1_t is b1, as in Optax, and that is `adam` with ``nesterov``.
+
+Others keep the product in their state. Here it is computed from t alone, so that the state is
+Adam's: log(1 - x) is expanded, and the powers of 0.96 in each term are a geometric series.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from adam_jax.hyperparameters import Scalar, is_zero, optional_nonnegative
+from adam_jax.rule import log
+from adam_jax.rules.adam import Adam
+
+_LOG = math.log(0.96)
+_TERMS = np.arange(1, 53)  # of which the last is below 2**-52
+
+
+@dataclass(frozen=True)
+class NAdam(Adam):
+    """NAdam, with the momentum's schedule or without."""
+
+    momentum_decay: Annotated[Scalar | None, optional_nonnegative] = None
+
+    def factors(self, t: jax.Array) -> tuple[Scalar, Scalar]:
+        """What mu and g are multiplied by for the mean gradient."""
+        if self.momentum_decay is None:
+            return super().factors(t)
+        rate = -_LOG * self.momentum_decay  # of 0.96**(momentum_decay * t) = exp(-rate * t)
+        momentum, ahead = (self.b1 * (1 - jnp.exp(-rate * at) / 2) for at in (t, t + 1))
+        return ahead / _debias(self.b1, rate, t + 1), (1 - momentum) / _debias(self.b1, rate, t)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.momentum_decay is not None and not (self.nesterov and self.bias_correction_mu):
+            raise ValueError("`momentum_decay` needs `nesterov`: it is the look-ahead's")
+
+
+def _debias(b1: Scalar, rate: Scalar, t: jax.Array) -> jax.Array:
+    """One minus the product of the momentums until ``t``."""
+    k = jnp.asarray(_TERMS, t.dtype)
+    # The sum of exp(-rate * k * i) for i from 1 to t.
+    sums = t if is_zero(rate) else jnp.expm1(-rate * k * t) / -jnp.expm1(rate * k)
+    logarithm = jnp.sum(sums * jnp.asarray(0.5**_TERMS / -_TERMS, t.dtype))
+    return -jnp.expm1(t * log(b1) + logarithm)

@@ -1,0 +1,1 @@
+"""What can be put around any optimizer, of this package or not."""

@@ -1,0 +1,167 @@
+"""What is called as in PyTorch does what PyTorch did: against its traces (see `parity/`)."""
+
+import inspect
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from checks import configured
+from parity.traces import DTYPES, FOLDER, call, difference, load, replay
+
+import adam_jax
+from adam_jax import decay, like_torch
+
+TRACES = load(FOLDER / "torch.npz")
+# Of every entry, at every recorded step, relative to itself. All but 2e-6 of it is PyTorch's own
+# rounding: most of ``1 - lr * weight_decay``.
+BOUND = {"float64": 1e-13, "float32": 5e-6}
+EXACT = 2e-6
+
+
+def optimizer(name, **changes):
+    return call(like_torch, TRACES.cases[name], **changes)
+
+
+@cache
+def ours(name, dtype):
+    with configured({"jax_enable_x64": dtype == "float64"}):
+        return replay(optimizer(name), TRACES, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TRACES.cases)
+def test_steps_are_pytorchs(name, dtype):
+    assert difference(ours(name, dtype), TRACES.parameters[name, dtype]) <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("name", TRACES.cases)
+def test_float32_follows_pytorchs_float64(name):
+    actual = ours(name, "float32").astype("float64")
+    assert difference(actual, TRACES.parameters[name, "float64"]) <= EXACT
+
+
+# Each takes one convention from elsewhere; named for what is wrong.
+TWINS = {
+    "Adam": lambda: adam_jax.adam(1e-3, eps_hat=True),
+    "Adam-l2": lambda: optimizer("Adam-l2", decoupled_weight_decay=True),
+    "Adam-decoupled": lambda: optimizer("Adam-decoupled", decoupled_weight_decay=False),
+    "Adam-amsgrad": lambda: adam_jax.amsgrad(0.01),  # the maximum of what is corrected
+    "Adam-maximize": lambda: optax.chain(  # parameters grow
+        optimizer("Adam-maximize", maximize=False), optax.scale(-1.0)
+    ),
+    "AdamW": lambda: adam_jax.adamw(0.01),  # decays by 1e-4
+    "AdamW-decay": lambda: optimizer(
+        "AdamW-decay", weight_decay=decay.by_learning_rate(0.1, after=True)
+    ),
+    "AdamW-amsgrad": lambda: adam_jax.amsgradw(0.01, weight_decay=0.1, bias_correction_nu=False),
+    "AdamW-schedule": lambda: optimizer("AdamW-schedule", weight_decay=decay.independent(0.002)),
+    "NAdam": lambda: adam_jax.nadam(2e-3),  # a constant momentum
+    "NAdam-l2": lambda: optimizer("NAdam-l2", momentum_decay=4e-3),
+    "NAdam-decoupled": lambda: optimizer("NAdam-decoupled", momentum_decay=1.0),
+    "RAdam": lambda: adam_jax.radam(0.01),  # eps is added after the correction
+    "RAdam-l2": lambda: adam_jax.radamw(
+        1e-3, eps_hat=True, threshold=4.0, weight_decay=decay.l2(0.01)
+    ),
+    "RAdam-decoupled": lambda: optimizer("RAdam-decoupled", decoupled_weight_decay=False),
+    "Adamax": lambda: adam_jax.adamax(0.01, eps=1e-3, eps_inside=False),
+    "Adamax-l2": lambda: adam_jax.adamaxw(2e-3, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("name", TRACES.cases)
+def test_another_convention_would_be_found(name):
+    traces = TRACES.first_array()
+    wrong = replay(TWINS[name](), traces, "float32")
+    assert difference(wrong, traces.parameters[name, "float32"]) > 2 * BOUND["float32"]
+
+
+# What only chooses an implementation, and what we add.
+NOT_TAKEN = {"foreach", "capturable", "differentiable", "fused"}
+ADDED = ["mu_dtype", "nu_dtype", "seed"]
+
+
+def signature(function):
+    return [
+        [p.name, p.kind.name, list(p.default) if isinstance(p.default, tuple) else p.default]
+        for p in inspect.signature(function).parameters.values()
+    ]
+
+
+def expected(name):
+    """PyTorch's signature as ours should be."""
+    taken = [p for p in TRACES.about["signatures"][name] if p[0] not in NOT_TAKEN]
+    added = dict.fromkeys(ADDED) | {"seed": 0}
+    return [*taken, *([key, "KEYWORD_ONLY", value] for key, value in added.items())]
+
+
+OPTIMIZERS = sorted(TRACES.about["signatures"])
+
+
+def without_order(arguments):
+    """Keyword-only arguments sorted, for their order means nothing."""
+    keywords = sorted((p for p in arguments if p[1] == "KEYWORD_ONLY"), key=lambda p: p[0])
+    return [p for p in arguments if p[1] != "KEYWORD_ONLY"] + keywords
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_signature_is_pytorchs(name):
+    ours = without_order(signature(getattr(like_torch, name)))
+    assert ours == without_order(expected(name))
+    others = [without_order(expected(other)) for other in OPTIMIZERS if other != name]
+    assert ours not in others  # a wrong default or order would be found
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_storage_is_passed_on(name):
+    params = jnp.ones(8)
+    tx = getattr(like_torch, name)(mu_dtype=jnp.bfloat16, nu_dtype=jnp.bfloat16)
+    dtypes = [x.dtype for x in jax.tree.leaves(tx.init(params)) if x.ndim]
+    assert dtypes == [jnp.bfloat16] * 2
+
+    def momentum(seed):
+        tx = getattr(like_torch, name)(mu_dtype=jnp.bfloat16, seed=seed)
+        _, state = tx.update(jnp.linspace(0.1, 1, 8), tx.init(params), params)
+        return next(x for x in jax.tree.leaves(state) if x.dtype == jnp.bfloat16)
+
+    assert not np.array_equal(momentum(0), momentum(1))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_learning_rate_and_decay_may_be_traced(name):
+    params, gradient = jnp.array([1.0, -2.0]), jnp.array([3.0, 0.2])
+
+    def steps(rate, share):
+        tx = getattr(like_torch, name)(rate, weight_decay=share)
+        _, state = tx.update(gradient, tx.init(params), params)
+        return tx.update(gradient / 2, state, params)[0]
+
+    static = steps(0.1, 0.05)
+    traced = jax.jit(steps)
+    np.testing.assert_allclose(traced(0.1, 0.05), static, rtol=1e-6)
+    assert np.all(static != traced(0.1, 0.0))
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "AdamW"])
+def test_without_decay_no_parameters_are_needed(name):
+    tx = getattr(like_torch, name)()
+    updates, _ = tx.update(jnp.array([3.0]), tx.init(jnp.array([1.0])))
+    assert updates < 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"lr": -1.0}, ValueError, "learning_rate"),
+        ({"betas": (0.9, 1.5)}, ValueError, "b2"),
+        ({"eps": -1e-8}, ValueError, "eps"),
+        ({"weight_decay": -0.1}, ValueError, "weight_decay"),
+        ({"maximize": "yes"}, TypeError, "maximize"),
+    ],
+)
+def test_bad_arguments_are_refused(name, arguments, error, message):
+    with pytest.raises(error, match=message):
+        getattr(like_torch, name)(**arguments)
