@@ -13,6 +13,7 @@ from adam_jax.optimizers.ademamix import ademamix, scale_by_ademamix
 from adam_jax.optimizers.adopt import adopt, adoptw, scale_by_adopt
 from adam_jax.optimizers.amsgrad import amsgrad, amsgradw, scale_by_amsgrad
 from adam_jax.optimizers.lamb import lamb
+from adam_jax.optimizers.laprop import laprop
 from adam_jax.optimizers.lion import lion, scale_by_lion
 from adam_jax.optimizers.mars import mars
 from adam_jax.optimizers.nadam import nadam, nadamw
@@ -47,6 +48,7 @@ __all__ = [
     "grams",
     "kahan_summation",
     "lamb",
+    "laprop",
     "lift",
     "like_keras",
     "like_torch",

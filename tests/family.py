@@ -14,6 +14,7 @@ import oracle_descent
 import adam_jax
 from adam_jax.rules.adam_atan2 import AdamAtan2
 from adam_jax.rules.adam_mini import AdamMini
+from adam_jax.rules.laprop import LaProp
 from adam_jax.rules.mars import Mars
 from adam_jax.rules.nadam import NAdam
 from adam_jax.rules.stable_adam import StableAdam
@@ -235,6 +236,13 @@ MEMBERS: dict[str, Member] = {
         around(adam_jax.grams, adam_jax.scale_by_adam, descends=False),
         changed(oracle_descent.grams, oracle.adam),
         _DEFAULTS,
+    ),
+    "laprop": Member(
+        adam_jax.laprop,
+        lifted(LaProp),
+        oracle.laprop,
+        {"b1": 0.9, "b2": 0.999, "eps": 1e-15},
+        tunable=_EPS,
     ),
 }
 

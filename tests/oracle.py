@@ -252,6 +252,19 @@ def yogi(
     return np.stack(directions), {"mu": mu, "nu": nu}
 
 
+def laprop(
+    gradients: Array, *, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-15
+) -> tuple[Array, Moments]:
+    """Ziyin et al. 2020, Algorithm 1, with the learning rate outside the mean."""
+    g, mu, nu = start(gradients)
+    directions = []
+    for t, x in enumerate(g, 1):
+        nu = ema(b2, nu, np.abs(x) ** 2)
+        mu = ema(b1, mu, ratio(x, np.sqrt(debias(b2, t, nu)) + eps))
+        directions.append(debias(b1, t, mu))
+    return np.stack(directions), {"mu": mu, "nu": nu}
+
+
 def adopt(
     gradients: Array,
     *,
