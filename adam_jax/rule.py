@@ -28,11 +28,14 @@ class Moment(NamedTuple):
       initial: its value before the first step.
       blocked: whether it may have one entry for each block of the parameter's, and so a smaller
         shape; see `Rule.shape`.
+      gradient: whether it is the gradient of the step before. `Rule.update` takes it, and does not
+        return it: `transform` keeps the gradient.
     """
 
     signed: bool = True
     initial: Scalar = 0.0
     blocked: bool = False
+    gradient: bool = False
 
 
 class Rule(ABC):
@@ -72,7 +75,8 @@ class Rule(ABC):
 
     #: ``update(c, g, *moments) -> (direction, *moments)``: `coefficients` of the step, the gradient
     #: and the moments in; the direction, in which a step of minus the learning rate goes, and the
-    #: new moments out. All have one shape, but for blocked moments; they are float32 or wider.
+    #: new moments out, but for the gradient. All have one shape, but for blocked moments; they are
+    #: float32 or wider.
     update: ClassVar[Callable[..., tuple[jax.Array, ...]]]
 
     def astype(self, dtype: Any) -> Self:
@@ -119,17 +123,13 @@ def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:
     that never changes it stops 3e-8 / (1 - b) short.
     """
     if isinstance(b, jax.Array):
-        return blend(1 - b, average, new)
+        slow = b >= 0.5
+        start, end = jnp.where(slow, average, new), jnp.where(slow, new, average)
+        rate = jnp.where(slow, 1 - b, b).astype(average.real.dtype)
+        return start + rate * (end - start)
     if b < 0.5:
         return new + b * (average - new)
     return average + (1 - b) * (new - average)
-
-
-def blend(rate: jax.Array, old: jax.Array, new: jax.Array) -> jax.Array:
-    """``(1 - rate) * old + rate * new`` of a dynamic rate, from the nearer end."""
-    slow = rate <= 0.5
-    start, end = jnp.where(slow, old, new), jnp.where(slow, new, old)
-    return start + jnp.where(slow, rate, 1 - rate).astype(old.real.dtype) * (end - start)
 
 
 def debias(b: Scalar, t: jax.Array) -> jax.Array:
@@ -176,10 +176,14 @@ def quotient(x: jax.Array, y: jax.Array, eps: Scalar) -> jax.Array:
 
 
 def norm(x: jax.Array) -> jax.Array:
-    """The Euclidean norm of all entries, whose squares may overflow or underflow; 0 of none."""
+    """The Euclidean norm of all entries, whose squares may overflow or underflow; 0 of none.
+
+    If it is itself too large it is held where there is room to the largest number.
+    """
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), initial=0))
     unit = jnp.where(largest == 0, 1, largest)
-    return unit * root(jnp.sum(square(x / unit)))
+    enough = float(jnp.finfo(x.dtype).max) / 4
+    return jnp.minimum(unit * root(jnp.sum(square(x / unit))), enough)
 
 
 @jax.custom_jvp

@@ -98,10 +98,8 @@ def lift(
 
         @cache
         def at_step(dtype: Any) -> tuple[Rule, Coefficients]:
-            with jax.numpy_dtype_promotion("standard"):
-                exact = rule.astype(dtype)
-                coefficients = exact.coefficients(count.astype(dtype))
-            return exact, tuple(jnp.asarray(c, dtype) for c in coefficients)
+            exact = rule.astype(dtype)
+            return exact, _coefficients(dtype, exact, count)
 
         new: list[Any] = []
         queue = _Queue()
@@ -173,6 +171,14 @@ def full_beside(x: jax.Array, value: Scalar, dtype: Any = None) -> jax.Array:
     return jnp.where(never, jnp.ones_like(x, dtype), jnp.full_like(x, value, dtype))
 
 
+# Jitted by itself too, so that a sum of products is rounded as often in a step outside of a jit.
+@partial(jax.jit, static_argnums=0)
+def _coefficients(dtype: Any, rule: Rule, count: jax.Array) -> Coefficients:
+    """What depends on the step alone, in ``dtype``."""
+    with jax.numpy_dtype_promotion("standard"):
+        return tuple(jnp.asarray(c, dtype) for c in rule.coefficients(count.astype(dtype)))
+
+
 # Jitted by itself, so that leaves of one shape are traced once, and a step outside of the user's
 # own jit is one fused loop a leaf too, with the same bits.
 @partial(jax.jit, static_argnums=(0, 1))
@@ -188,9 +194,14 @@ def _update_leaf(
     """The direction and the stored moments of one parameter after one step, in ``dtype``."""
     # Standard promotion, for strict forbids to scale a complex array by a real coefficient.
     with jax.numpy_dtype_promotion("standard"):
-        moments = [_widen(f.decode(s), dtype) for f, s in zip(formats, stored, strict=True)]
-        held = _saturate(_widen(g, dtype), rule.reach)
-        direction, *moments = rule.update(coefficients, held, *moments)
+        wide, kept = _widen(g, dtype), [moment.gradient for moment in rule.moments.values()]
+        decoded = [_widen(f.decode(s), dtype) for f, s in zip(formats, stored, strict=True)]
+        before = [
+            _saturate(x, rule.reach) if is_gradient else x
+            for x, is_gradient in zip(decoded, kept, strict=True)
+        ]
+        direction, *after = rule.update(coefficients, _saturate(wide, rule.reach), *before)
+        moments = [wide if is_gradient else after.pop(0) for is_gradient in kept]
     encoded = []
     for slot, (storage, moment, x) in enumerate(
         zip(formats, rule.moments.values(), moments, strict=True)

@@ -12,6 +12,7 @@ import oracle
 import oracle_descent
 
 import adam_jax
+from adam_jax.decay import descent
 from adam_jax.rules.adam_atan2 import AdamAtan2
 from adam_jax.rules.adam_mini import AdamMini
 from adam_jax.rules.laprop import LaProp
@@ -73,6 +74,11 @@ def changed(change: Callable[..., Any], base: Callable[..., Any]) -> Callable[..
         return change(directions, gradients), moments
 
     return both
+
+
+def stepping(direction: Callable[..., Any]) -> Callable[..., Any]:
+    """An optimizer for a direction for which the package has none."""
+    return lambda learning_rate, **settings: descent(direction(**settings), learning_rate)
 
 
 def without_nu(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -217,7 +223,7 @@ MEMBERS: dict[str, Member] = {
         tunable=("b1", "b2"),
     ),
     "lion-refined": Member(
-        without_nu(adam_jax.lion),
+        stepping(without_nu(adam_jax.scale_by_lion)),
         without_nu(adam_jax.scale_by_lion),
         oracle.lion,
         {"b1": 0.9, "b2": 0.99, "mode": "refined"},

@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from adam_jax.decay import Decay, Mask, Rate, descent
 from adam_jax.hyperparameters import Scalar
+from adam_jax.rule import norm, safe_divide
 from adam_jax.rules.adam import Adam
 from adam_jax.transform import lift
 
@@ -54,5 +57,31 @@ def lamb(
       ['-0.1581', '0.1581']
     """
     direction = lift(Adam(b1, b2, eps, eps_root), mu_dtype, nu_dtype, seed=seed)
-    ratio = optax.scale_by_trust_ratio()
-    return descent(direction, learning_rate, weight_decay, mask, rescale=(ratio,))
+    return descent(direction, learning_rate, weight_decay, mask, rescale=(scale_by_trust_ratio(),))
+
+
+def scale_by_trust_ratio() -> optax.GradientTransformation:
+    """Give an update its parameter's norm: `optax.scale_by_trust_ratio` with norms of any size.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = scale_by_trust_ratio()
+      >>> p = jnp.array([3e30, 4e30])
+      >>> updates, _ = tx.update(jnp.array([0.0, 2.0]), tx.init(p), p)
+      >>> [f"{x:.1e}" for x in updates]
+      ['0.0e+00', '5.0e+30']
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError("lamb needs `params`: update(updates, state, params)")
+        return jax.tree.map(_scaled, updates, params), state
+
+    return optax.GradientTransformation(optax.scale_by_trust_ratio().init, update)
+
+
+@jax.jit
+def _scaled(u: jax.Array, p: jax.Array) -> jax.Array:
+    ours, theirs = norm(u), norm(p)
+    # Divided first, for the ratio of the norms may overflow.
+    return jnp.where((ours == 0) | (theirs == 0), u, safe_divide(u, ours) * theirs)

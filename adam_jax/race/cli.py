@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adam_jax.race import entrants, grid, memory, problem
+from adam_jax.race import entrants, grid, memory, optimizers, problem
 from adam_jax.race.errors import UsageError, require
 from adam_jax.race.models import MODELS
 from adam_jax.storage import FORMATS
@@ -22,6 +22,10 @@ with `init(key)`, `loss(params, batch)`, and either `data` and `batch_size` or `
 _MEMORY = """Tell what Adam's state costs for a model, in every storage format: bytes a parameter,
 the whole state, and what is saved against float32. Nothing is allocated. KiB, MiB and GiB are units
 of 1024. In Python, `print(adam_jax.memory(tx, params))` shows any optimizer's by parameter."""
+
+
+_OPTIMIZERS = """List the family: every optimizer of this package, the bytes of its state a
+parameter, what it does, and the paper that it is from. `help(adam_jax.NAME)` tells more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +55,7 @@ def _parser() -> ArgumentParser:
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_race(commands)
     _add_memory(commands)
+    _add_optimizers(commands)
     return parser
 
 
@@ -63,12 +68,13 @@ def _add_race(commands: Any) -> None:
     add("problem", help=f"a Python file, or one of: {', '.join(problem.names())}")
     add(
         "--entrants",
-        default=",".join(entrants.BUILT_IN),
+        default=",".join(entrants.DEFAULT),
         metavar="LIST",
-        help="module:function or file.py:function of your own that take a learning rate and return "
-        "an Optax transformation, or some of the built-in ones (default: %(default)s); "
-        f"{' and '.join(entrants.OURS)} with :FORMAT have both moments of every array, small ones "
-        f"too, in that storage format: {', '.join(FORMATS)}",
+        help="any of `adam-jax optimizers`, which with :FORMAT have both moments of every array, "
+        f"small ones too, in that storage format: {', '.join(FORMATS)}; any of Optax's "
+        f"{', '.join(entrants.OPTAX)}; {entrants.ALL}, for every one of these; module:function or "
+        "file.py:function of your own that take a learning rate and return an Optax transformation "
+        "(default: %(default)s)",
     )
     add(
         "--learning-rates",
@@ -114,6 +120,16 @@ def _add_memory(commands: Any) -> None:
         f"{', '.join(MODELS)} (default: all of these)",
     )
     add("--json", action="store_true", help="print one JSON document in place of the table")
+
+
+def _add_optimizers(commands: Any) -> None:
+    parser = commands.add_parser(
+        "optimizers", help="every optimizer of the family, in a line", description=_OPTIMIZERS
+    )
+    parser.set_defaults(run=optimizers.run)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document in place of the table"
+    )
 
 
 def _race(arguments: Namespace) -> int:

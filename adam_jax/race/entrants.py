@@ -1,4 +1,4 @@
-"""Who races: a name of the table below, one with a storage format, or a function of the user's own.
+"""Who races: a built-in optimizer, one with a storage format, or a function of the user's own.
 
 An entrant is a function that takes a learning rate and returns an Optax transformation. The rate
 arrives as a traced scalar, for all of them are trained at once.
@@ -7,8 +7,10 @@ arrives as a traced scalar, for all of them are trained at once.
 the race's problems are small, and the name should say what runs.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,31 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import adam_jax
 from adam_jax.race.errors import UsageError, blaming
+from adam_jax.race.members import MEMBERS
 from adam_jax.race.modules import load_function
 from adam_jax.storage import FORMATS, Blockwise, Format
 
 Build = Callable[[Any], optax.GradientTransformation]
 
 # Those that have storage formats.
-OURS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adam": adam_jax.adam,
-    "adamw": adam_jax.adamw,
-}
-BUILT_IN: dict[str, Build] = {
-    **OURS,
+OURS = {name: member.build for name, member in MEMBERS.items()}
+OPTAX: dict[str, Build] = {
     "sgd": optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9, nesterov=True),
     "adagrad": optax.adagrad,
     "rmsprop": optax.rmsprop,
     "adadelta": optax.adadelta,
 }
+# Who races if nobody is named: few enough for a first look.
+DEFAULT = ("adam", "adamw", *OPTAX)
+BUILT_IN: dict[str, Build] = {name: (OURS | OPTAX)[name] for name in (*DEFAULT, *OURS)}
+ALL = "all"
+
+_KINDS = (
+    f"it must be {ALL}, one of `adam-jax optimizers` with or without :FORMAT, one of Optax's "
+    f"{', '.join(OPTAX)}, or module:function or file.py:function"
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Entrant:
 
 
 def load(text: str) -> tuple[Entrant, ...]:
-    """Reads a comma list of entrants.
+    """Reads a comma list of entrants; ``all`` in it is every built-in one that it does not name.
 
     Example:
       >>> [entrant.name for entrant in load("adam,adam:four_bit,sgd")]
@@ -67,7 +74,15 @@ def load(text: str) -> tuple[Entrant, ...]:
             raise UsageError(
                 f"--entrants must name each once, got {spec!r} {specs.count(spec)} times"
             )
-    return tuple(_entrant(spec) for spec in specs)
+    return tuple(_entrant(spec) for spec in _expanded(specs))
+
+
+def _expanded(specs: list[str]) -> Iterator[str]:
+    for spec in specs:
+        if spec == ALL:
+            yield from (name for name in BUILT_IN if name not in specs)
+        else:
+            yield spec
 
 
 def _entrant(spec: str) -> Entrant:
@@ -78,25 +93,38 @@ def _entrant(spec: str) -> Entrant:
     if source in BUILT_IN:
         return Entrant(spec, _stored(source, name, spec))
     if not source:
-        raise UsageError(
-            f"entrant must be one of {', '.join(BUILT_IN)}, {' or '.join(OURS)} with :FORMAT, or "
-            f"module:function or file.py:function; got {spec!r}"
-        )
-    build, file = load_function(f"entrant {spec!r}", source, name)
+        raise UsageError(f"no entrant {spec!r}; {_meant(spec) or _KINDS}")
+    try:
+        build, file = load_function(f"entrant {spec!r}", source, name)
+    except UsageError as error:
+        meant = _meant(source, f":{name}") if name in FORMATS else ""
+        raise UsageError(f"{error}; {meant}" if meant else str(error)) from error
     _check(build, spec, file)
     return Entrant(spec, build, file)
 
 
+def _meant(name: str, suffix: str = "") -> str:
+    """A question that names those that are written much alike, if there are any."""
+    known = OURS if suffix else (ALL, *BUILT_IN)
+    near = [each + suffix for each in get_close_matches(name.lower().replace("-", "_"), known)]
+    *first, last = near or [""]
+    return f"did you mean {', '.join(first)}{' or ' * bool(first)}{last}?" if near else ""
+
+
 def _stored(optimizer: str, name: str, spec: str) -> Build:
-    """One of ours with both moments of every array in a format."""
+    """One of ours with both moments, or the one that it has, of every array in a format."""
     if optimizer not in OURS:
-        known = " and ".join(OURS)
-        raise UsageError(f"entrant {spec!r}: {optimizer} has no storage formats; {known} have")
+        raise UsageError(
+            f"entrant {spec!r}: {optimizer} has no storage formats; "
+            "those of `adam-jax optimizers` have"
+        )
     if name not in FORMATS:
         known = ", ".join(FORMATS)
         raise UsageError(f"entrant {spec!r}: format must be one of {known}, got {name!r}")
     stored = _whatever_the_size(FORMATS[name]())
-    return partial(OURS[optimizer], mu_dtype=stored, nu_dtype=stored)
+    taken = inspect.signature(OURS[optimizer]).parameters
+    moments = [moment for moment in ("mu_dtype", "nu_dtype") if moment in taken]
+    return partial(OURS[optimizer], **dict.fromkeys(moments, stored))
 
 
 def _whatever_the_size(stored: Format) -> Format:

@@ -130,6 +130,16 @@ def median_curve(runs: Sequence[Run]) -> list[float]:
     return [median(losses) for losses in zip(*finite, strict=True)]
 
 
+def rounded(value: float, digits: int) -> str:
+    """Significant digits for people, but 120 and not 1.2e+02.
+
+    >>> rounded(0.01234, 2), rounded(99.9, 2), rounded(123.4, 2), rounded(1e7, 2)
+    ('0.012', '100', '123', '1e+07')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if 100 <= abs(float(text)) < 1e5 else text
+
+
 def _standing(outcome: Outcome, target: float, steps: int) -> Standing:
     best = outcome.best_learning_rate
     runs = outcome.at(best)

@@ -8,16 +8,19 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-from adam_jax.race.results import Standing
+from adam_jax.race.results import Standing, rounded
 from adam_jax.race.runner import Settings
+
+_MOST_NAMES = 6  # in a sentence
+_NARROWEST_NAME = len("momentum")
 
 
 def show(settings: Settings, rows: Sequence[Standing], target: float) -> None:
     """Prints the table, what its columns mean, and the verdict."""
     console = Console(markup=False, highlight=False, emoji=False)
     gap = 1 if console.width >= 100 else 0
-    table = _table(rows, target, gap)
-    needed = sum((column.min_width or 0) + gap + 1 for column in table.columns)
+    table = _table(rows, target, gap, console.width)
+    needed = _needed(table, gap)
     if needed > console.width:  # goes on beyond the edge: a number is never cut
         table.width = needed
     console.print(table, crop=False)
@@ -51,19 +54,19 @@ def verdict(rows: Sequence[Standing], settings: Settings) -> Iterable[str]:
         yield f"Diverged at every learning rate: {_listed(lost)}."
 
 
-def _table(rows: Sequence[Standing], target: float, gap: int) -> Table:
+def _table(rows: Sequence[Standing], target: float, gap: int, width: int) -> Table:
     figures = list(dict.fromkeys(name for row in rows for name in row.evaluation))
     # Ten columns have to fit a terminal of 80: high headers, no rules between columns, and numbers
     # that are never cut; a long name is folded instead.
     cells = [_cells(row, figures) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, gap, 0, 0))
-    table.add_column("entrant", overflow="fold", vertical="bottom", min_width=len("momentum"))
+    table.add_column("entrant", overflow="fold", vertical="bottom", min_width=_NARROWEST_NAME)
     headers = (
         "best\nlearning\nrate",
         "final\nloss",
         "range over\nseeds",
         *(_folded(name) for name in figures),
-        f"steps\nto\n{_rounded(target, 3)}",
+        f"steps\nto\n{rounded(target, 3)}",
         "\N{MICRO SIGN}s a\nstep",
         "com-\npile\ns",
         "state\nbytes/\nparam.",
@@ -71,11 +74,25 @@ def _table(rows: Sequence[Standing], target: float, gap: int) -> Table:
     )
     _, *columns = zip(*cells, strict=True)  # without the entrants
     for header, column in zip(headers, columns, strict=True):
-        width = max(map(cell_len, (*header.split("\n"), *column)))
-        table.add_column(header, justify="right", vertical="bottom", no_wrap=True, min_width=width)
-    for index, row in enumerate(cells):
-        table.add_row(*row, style="bold" if index == 0 else None)
+        widest = max(map(cell_len, (*header.split("\n"), *column)))
+        table.add_column(header, justify="right", vertical="bottom", no_wrap=True, min_width=widest)
+    room = width - _needed(table, gap) + 1 + _NARROWEST_NAME  # no gap behind the last column
+    for index, (name, *row) in enumerate(cells):
+        table.add_row(_within(name, room), *row, style="bold" if index == 0 else None)
     return table
+
+
+def _needed(table: Table, gap: int) -> int:
+    return sum((column.min_width or 0) + gap + 1 for column in table.columns)
+
+
+def _within(name: str, room: int) -> str:
+    """A name that is too long goes on behind an underscore, and not in the middle of a word."""
+    if len(name) <= room or room < _NARROWEST_NAME:
+        return name
+    return textwrap.fill(
+        name.replace("_", "_ "), room, break_long_words=False, break_on_hyphens=False
+    ).replace("_ ", "_")
 
 
 def _folded(name: str) -> str:
@@ -86,33 +103,28 @@ def _folded(name: str) -> str:
 def _cells(row: Standing, figures: Sequence[str]) -> list[str]:
     outcome = row.outcome
     costs = (outcome.step_seconds * 1e6, outcome.compile_seconds, outcome.state_bytes)
-    cost = [_rounded(value, 2) for value in costs]
+    cost = [rounded(value, 2) for value in costs]
     if row.diverged:
         return [row.entrant, "", "diverged", "", *("" for _ in figures), "never", *cost, ""]
     # Without the 0 before the point, for both ends to fit.
     span = "\N{EN DASH}".join(
-        _rounded(loss, 2).removeprefix("0") or "0" for loss in (row.lowest, row.highest)
+        rounded(loss, 2).removeprefix("0") or "0" for loss in (row.lowest, row.highest)
     )
     return [
         row.entrant,
         f"{row.learning_rate:.3g}",
-        _rounded(row.final_loss, 3),
+        rounded(row.final_loss, 3),
         span,
-        *(_rounded(row.evaluation[name], 3) if name in row.evaluation else "" for name in figures),
+        *(rounded(row.evaluation[name], 3) if name in row.evaluation else "" for name in figures),
         "never" if row.steps_to_target is None else f"{row.steps_to_target:.0f}",
         *cost,
         f"{row.forgiving:.0%}",
     ]
 
 
-def _rounded(value: float, digits: int) -> str:
-    """Significant digits, but 120 and not 1.2e+02."""
-    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.{digits}g}"
-
-
 def _legend(settings: Settings, target: float) -> str:
     rates, seeds = len(settings.learning_rates), settings.seeds
-    goal = _rounded(target, 3)
+    goal = rounded(target, 3)
     return (
         f"Loss: mean over an epoch's batches after epoch {settings.epochs}, median of {seeds} "
         f"seed{'s' * (seeds > 1)}. Steps to: where that loss has come down to {goal} "
@@ -124,6 +136,9 @@ def _legend(settings: Settings, target: float) -> str:
 
 
 def _listed(rows: Sequence[Standing]) -> str:
-    """The names, joined as a sentence does it."""
-    *first, last = [row.entrant for row in rows]
+    """The names, joined as a sentence does it; of many the first ones."""
+    names = [row.entrant for row in rows]
+    if len(names) > _MOST_NAMES:
+        names = [*names[: _MOST_NAMES - 1], f"{len(names) - _MOST_NAMES + 1} more"]
+    *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

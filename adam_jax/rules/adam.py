@@ -47,7 +47,7 @@ class AdamBase(Rule):
         """The factors of mu and g in the mean, eps and eps_root; all times the root of nu's."""
         of_mu, of_g = self.factors(t)
         correction = self.correction(t)
-        scale = jnp.sqrt(correction)
+        scale = jnp.sqrt(jnp.asarray(correction, t.dtype))
         if self.eps_hat:
             return scale * of_mu, scale * of_g, self.eps, self.eps_root
         return scale * of_mu, scale * of_g, scale * self.eps, correction * self.eps_root

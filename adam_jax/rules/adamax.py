@@ -44,5 +44,5 @@ class Adamax(Rule):
         (of_mu,) = c
         inside, outside = (self.eps, 0) if self.eps_inside else (0, self.eps)
         mu = ema(self.b1, mu, g)
-        nu = jnp.maximum(self.b2 * nu, jnp.abs(g) + inside)
+        nu = jnp.maximum(ema(self.b2, nu, jnp.zeros_like(nu)), jnp.abs(g) + inside)
         return quotient(of_mu * mu, nu + outside, self.eps), mu, nu

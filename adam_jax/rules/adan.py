@@ -39,7 +39,7 @@ class Adan(Rule):
         "m": Moment(),
         "v": Moment(),
         "n": Moment(signed=False),
-        "g": Moment(),
+        "g": Moment(gradient=True),
     }
     reach: ClassVar[float] = 3.0
 
@@ -48,7 +48,7 @@ class Adan(Rule):
         correction = debias(self.b3, t)
         scale = jnp.sqrt(correction)
         return (
-            jnp.where(t > 1, 1.0, 0.0),
+            (t > 1).astype(t.dtype),
             scale / debias(self.b1, t),
             scale * self.b2 / debias(self.b2, t),
             scale * self.eps,
@@ -71,4 +71,4 @@ class Adan(Rule):
         v = ema(self.b2, v, d)
         n = ema(self.b3, n, square(g + self.b2 * d))
         size = root(n if is_zero(self.eps_root) else n + eps_root) + eps
-        return quotient(of_m * m + of_v * v, size, self.eps), m, v, n, g
+        return quotient(of_m * m + of_v * v, size, self.eps), m, v, n

@@ -28,7 +28,7 @@ from adam_jax.hyperparameters import (
     optional_steps,
     scalar_or_schedule,
 )
-from adam_jax.rule import Coefficients, Moment, blend, ema, quotient, square
+from adam_jax.rule import Coefficients, Moment, ema, quotient, square
 from adam_jax.rules.adam import AdamBase
 
 
@@ -57,7 +57,11 @@ class AdEMAMix(AdamBase):
             # Not 1 - b3_t, of which float32 keeps three digits.
             inverse = (1 - done) * _inverse_log(self.b1) + done * _inverse_log(self.b3)
             alpha, rate = alpha * done, -jnp.expm1(1 / inverse)
-        return *super().coefficients(t), rate, alpha * jnp.sqrt(self.correction(t))
+        return (
+            *super().coefficients(t),
+            rate,
+            alpha * jnp.sqrt(jnp.asarray(self.correction(t), t.dtype)),
+        )
 
     def update(
         self, c: Coefficients, g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array
@@ -65,7 +69,7 @@ class AdEMAMix(AdamBase):
         """The sum of both means over the root of the mean square."""
         *_, rate, alpha = c
         m1 = ema(self.b1, m1, g)
-        m2 = blend(jnp.asarray(rate), m2, g)
+        m2 = m2 + rate * (g - m2)  # as in `ema`, for a rate that is small
         nu = ema(self.b2, nu, square(g))
         mean = self.mean(c, g, m1) + alpha * m2
         return quotient(mean, self.size(c, nu), self.eps), m1, m2, nu

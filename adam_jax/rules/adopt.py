@@ -40,7 +40,7 @@ class Adopt(Rule):
     def coefficients(self, t: jax.Array) -> Coefficients:
         """1 from the second step on, before it 0; and the bound of the ratio."""
         bound = self.clip_value_fn((t - 1).astype(jnp.int32)) if self.use_clipping else 0.0
-        return jnp.where(t > 1, 1.0, 0.0), bound
+        return (t > 1).astype(t.dtype), bound
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array

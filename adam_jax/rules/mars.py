@@ -40,11 +40,12 @@ class Mars(Adam):
     gamma: NonNegative = 0.025
 
     State: ClassVar = ScaleByMarsState
-    moments: ClassVar[Mapping[str, Moment]] = {**Adam.moments, "g": Moment()}
+    moments: ClassVar[Mapping[str, Moment]] = {**Adam.moments, "g": Moment(gradient=True)}
 
     def coefficients(self, t: jax.Array) -> Coefficients:
         """Adam's, and the factor of the change."""
-        return *super().coefficients(t), jnp.where(t > 1, self.gamma * self.b1 / (1 - self.b1), 0.0)
+        lean = (t > 1).astype(t.dtype) * (self.gamma * self.b1 / (1 - self.b1))
+        return *super().coefficients(t), lean
 
     def update(  # type: ignore[override]  # one moment more
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array, before: jax.Array
@@ -53,4 +54,4 @@ class Mars(Adam):
         *adams, lean = c
         corrected = g + lean * (g - before)
         clipped = corrected / jnp.maximum(1, norm(corrected))
-        return *super().update(tuple(adams), clipped, mu, nu), g
+        return super().update(tuple(adams), clipped, mu, nu)

@@ -41,8 +41,9 @@ class NAdam(Adam):
         if self.momentum_decay is None:
             return super().factors(t)
         rate = -_LOG * self.momentum_decay  # of 0.96**(momentum_decay * t) = exp(-rate * t)
-        momentum, ahead = (self.b1 * (1 - jnp.exp(-rate * at) / 2) for at in (t, t + 1))
-        return ahead / _debias(self.b1, rate, t + 1), (1 - momentum) / _debias(self.b1, rate, t)
+        ahead = self.b1 * (1 - jnp.exp(-rate * (t + 1)) / 2)
+        rest = (1 - self.b1) + self.b1 * jnp.exp(-rate * t) / 2  # one less today's momentum
+        return ahead / _debias(self.b1, rate, t + 1), rest / _debias(self.b1, rate, t)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -53,14 +53,16 @@ class RAdam(AdamBase):
             jnp.where(ready, rectifier * of_g, plain_g),
             eps,
             eps_root,
-            jnp.where(ready, 0.0, 1.0),
+            (~ready).astype(t.dtype),
         )
 
     def length(self, t: jax.Array) -> tuple[jax.Array, Scalar]:
         """How many gradients nu averages in effect, until ``t`` and at most."""
         rho_inf = 2 / (1 - self.b2) - 1
         a = jnp.asarray(-log(self.b2), t.dtype)
-        return t + 2 * _f(a) - 2 * t * _f(t * a), rho_inf
+        # Late, the plain form is the better one: there nothing of it cancels.
+        late = rho_inf - 2 * t / jnp.expm1(jnp.maximum(t * a, 0.5))
+        return jnp.where(t * a < 0.5, t + 2 * _f(a) - 2 * t * _f(t * a), late), rho_inf
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array
@@ -74,7 +76,5 @@ class RAdam(AdamBase):
 
 
 def _f(x: jax.Array) -> jax.Array:
-    small = x < 0.5
-    near, far = jnp.where(small, x, 0.5), jnp.where(small, 0.5, x)
-    series = near * jnp.polyval(jnp.asarray(_SERIES[::-1], x.dtype), near * near)
-    return jnp.where(small, series, 1 / jnp.expm1(far) - 1 / far + 0.5)
+    x = jnp.minimum(x, 0.5)
+    return x * jnp.polyval(jnp.asarray(_SERIES[::-1], x.dtype), x * x)

@@ -94,7 +94,7 @@ def test_raced_beside_one_another(write, capsys):
         ("adam:nine_bit", "must be one of float32, bfloat16, eight_bit, float8, four_bit, got 'n"),
         ("adam:", "format must be one of float32, bfloat16"),
         ("adam:Blocks", "format must be one of float32, bfloat16"),
-        ("sgd:eight_bit", "'sgd:eight_bit': sgd has no storage formats; adam and adamw have"),
+        ("sgd:eight_bit", "'sgd:eight_bit': sgd has no storage formats; those of `adam-jax"),
         ("sgd:nine_bit", "sgd has no storage formats"),
         ("adma:eight_bit", "cannot import adma"),
         ("adam:eight_bit,adam:eight_bit", "each once, got 'adam:eight_bit' 2 times"),
@@ -119,5 +119,8 @@ def test_the_help_tells(capsys):
     with pytest.raises(SystemExit):
         main(["race", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "adam and adamw with :FORMAT have both moments of every array, small ones too" in told
+    assert (
+        "`adam-jax optimizers`, which with :FORMAT have both moments of every array, small ones too"
+        in told
+    )
     assert "eight_bit" in told

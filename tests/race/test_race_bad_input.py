@@ -31,11 +31,11 @@ def refused(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [
-        (["--entrants", "adma"], "entrant must be one of adam, adamw, sgd, momentum"),
-        (["--entrants", ""], "entrant must be one of"),
+        (["--entrants", "adma"], "no entrant 'adma'; did you mean "),
+        (["--entrants", ""], "no entrant ''; it must be all, one of `adam-jax optimizers`"),
         (["--entrants", "adam,sgd,adam"], "each once, got 'adam' 2 times"),
         (["--entrants", "adam:nine_bit"], "format must be one of float32, bfloat16, eight_bit"),
-        (["--entrants", ":x"], "entrant must be one of adam, adamw, sgd, momentum"),
+        (["--entrants", ":x"], "no entrant ':x'; it must be all"),
         (["--entrants", "no_such_module:make"], "No module named 'no_such_module'"),
         (["--entrants", "optax:no_such_function"], "no function 'no_such_function'"),
         (["--entrants", "missing.py:make"], "no such file"),

@@ -1,12 +1,17 @@
 """The figures of the table, worked out by hand."""
 
 import math
+import struct
 from itertools import pairwise
 
 import pytest
 
-from adam_jax.race.pictures import _apart
+from adam_jax.race import pictures
+from adam_jax.race.canvas import apart
+from adam_jax.race.heat_map import _shades
 from adam_jax.race.results import Outcome, Run, standings, target_loss
+from adam_jax.race.runner import Settings
+from adam_jax.race.table import _within, show, verdict
 
 
 def outcome(losses, entrant="adam"):
@@ -89,8 +94,8 @@ def test_rows_are_sorted_with_the_diverged_last():
 @pytest.mark.parametrize(
     "heights", [[], [0.3], [0.5] * 7, [0, 0, 1, 1], [0.99, 0.98, 0.1], [1.0] * 40, [0.5, -3, 4]]
 )
-def test_names_stay_apart_and_in_order(heights):
-    placed = _apart(heights, gap=0.05)
+def test_names_stayapart_and_in_order(heights):
+    placed = apart(heights, gap=0.05)
     gap = min(0.05, 1 / max(1, len(heights) - 1))
     ranked = sorted(placed)
     assert all(b - a > gap - 1e-9 for a, b in pairwise(ranked))
@@ -98,3 +103,70 @@ def test_names_stay_apart_and_in_order(heights):
     for a, b in pairwise(heights):
         first, second = placed[heights.index(a)], placed[heights.index(b)]
         assert (a < b) <= (first < second)
+
+
+class TestMany:
+    """More entrants than a picture of lines can hold, or a sentence."""
+
+    def many(self, losses, count=30):
+        return [outcome(losses(index), f"entrant_{index}") for index in range(count)]
+
+    @pytest.mark.parametrize(
+        "losses",
+        [
+            lambda index: {0.1: [[9, 1 + index]], 1.0: [[9, math.nan]]},
+            lambda index: {0.1: [[-9, -1 - index]], 1.0: [[-9, 1e30]]},
+            lambda index: {0.1: [[math.nan, math.nan]]},
+            lambda index: {0.1: [[2, 1]]},
+            lambda index: {0.01 * (rate + 1): [[9, 1 + index]] for rate in range(60)},
+        ],
+        ids=["diverging", "negative", "all diverged", "all alike", "many rates"],
+    )
+    def test_pictures(self, losses):
+        made = self.many(losses)
+        files = pictures.draw("line", made, standings(made, 1.0, 10), 10)
+        for content in files.values():
+            width, height = struct.unpack(">II", content[16:24])
+            assert 1000 <= width <= 2000
+            assert 600 <= height <= 1500
+
+    def test_few_have_a_picture_of_another_shape(self):
+        sizes = []
+        for count in (10, 11):
+            made = self.many(lambda index: {0.1: [[9, 1 + index]]}, count)
+            content = pictures.draw("line", made, standings(made, 1.0, 10), 10)
+            sizes.append(struct.unpack(">II", content["learning_rates.png"][16:24]))
+        assert sizes[0] != sizes[1]
+
+    @pytest.mark.parametrize("first", ["a", "c", "j"])
+    def test_the_best_and_the_first_one_have_colours(self, first):
+        ranked = list("abcdefghij")
+        found = pictures._foremost(first, ranked)
+        assert found == [each for each in ranked if each in {first, *found}]
+        assert len(found) == 6
+        assert set("abcde") - {first} < set(found)
+
+    def test_a_sentence_names_the_first_few(self):
+        rows = standings(self.many(lambda index: {0.1: [[9, 1]], 1.0: [[9, 2]]}), 1.0, 10)
+        (line,) = (line for line in verdict(rows, Settings((0.1, 1.0), 1, 1)) if "smaller" in line)
+        assert line.endswith("entrant_0, entrant_1, entrant_2, entrant_3, entrant_4 and 25 more.")
+
+    def test_a_long_name_is_folded_between_words(self, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        rows = standings(
+            [outcome({0.001: [[9, 1.2345]]}, "a_stabilised_adamw_of_mine_for_vision")], 1.0, 10
+        )
+        show(Settings((0.001,), 1, 1), rows, 1.0)
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert {"a_stabilised_", "adamw_of_mine_"} <= {line.split(" ")[0] for line in lines}
+        assert _within("stable_adamw", 12) == "stable_adamw"
+        assert _within("x" * 60, 10) == "x" * 60
+
+
+def test_shades():
+    shade = _shades([0.01, 0.1, 1.0])
+    assert [shade(loss) for loss in (0.01, 0.1, 1.0, math.inf)] == pytest.approx([0, 0.5, 1, 1])
+    assert _shades([-1.0, 0.0, 1.0])(0.0) == 0.5
+    assert _shades([2.0])(2.0) == 0.0
+    assert _shades([])(math.inf) == 1.0

@@ -1,0 +1,102 @@
+"""A race of many: a row an entrant, the best one first, and a column a learning rate."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.patches import Rectangle
+
+from adam_jax.race.canvas import GREY, WIDTH, finite, png, short, titled
+from adam_jax.race.results import Standing, rounded
+
+_ROW = 0.26  # inches
+_TOP, _BOTTOM, _RIGHT = 1.1, 0.15, 0.15
+_LETTER = 0.088  # of a name, inches
+_NARROWEST = 0.45  # what a number needs, inches
+_COLOURS = colormaps["Blues_r"]
+_LOST = "#e4e4e4"
+
+
+def heat_map(problem: str, standings: Sequence[Standing], ceiling: float) -> bytes:
+    """Draws the final losses.
+
+    Args:
+      problem: its name, for the title.
+      standings: the entrants in the order of their rows.
+      ceiling: the loss from which on all have one colour.
+
+    Returns:
+      A PNG file.
+    """
+    rates = sorted({rate for row in standings for rate in row.outcome.learning_rates})
+    names = [short(row.entrant) for row in standings]
+    height = _TOP + _ROW * len(names) + _BOTTOM
+    figure = titled(
+        f"{problem}: how much the learning rate matters",
+        "training loss after the last epoch, median over seeds; framed: each entrant's best; "
+        "\N{MULTIPLICATION SIGN}: diverged",
+        height,
+    )
+    left = 0.3 + _LETTER * max(map(len, names))
+    width = WIDTH - left - _RIGHT
+    place = (left / WIDTH, _BOTTOM / height, width / WIDTH, _ROW * len(names) / height)
+    axes = figure.add_axes(place)
+    axes.set(xlim=(0, len(rates)), ylim=(len(names), 0))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=10)
+    axes.set_yticks([index + 0.5 for index in range(len(names))], names)
+    # As many as there is room for.
+    step = math.ceil(_NARROWEST * len(rates) / width)
+    shown = range(0, len(rates), step)
+    axes.set_xticks([index + 0.5 for index in shown], [f"{rates[index]:.3g}" for index in shown])
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("learning rate", fontsize=10)
+    losses = [[row.outcome.final_loss(rate) for rate in rates] for row in standings]
+    shade = _shades([min(loss, ceiling) for row in losses for loss in finite(row)])
+    for index, row in enumerate(standings):
+        for column, loss in enumerate(losses[index]):
+            best = not row.diverged and rates[column] == row.learning_rate
+            _cell(axes, (column, index), loss, shade(min(loss, ceiling)), best, step == 1)
+    return png(figure)
+
+
+def _cell(
+    axes: Any, place: tuple[int, int], loss: float, shade: float, best: bool, numbers: bool
+) -> None:
+    x, y = place
+    lost = not math.isfinite(loss)
+    colour = _LOST if lost else _COLOURS(0.15 + 0.85 * shade)[:3]
+    axes.add_patch(Rectangle(place, 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
+    if best:  # above the neighbours' edges
+        frame = Rectangle((x + 0.02, y + 0.06), 0.96, 0.88, fill=False, edgecolor="black", zorder=3)
+        axes.add_patch(frame)
+    if lost or numbers:
+        axes.text(
+            x + 0.5,
+            y + 0.53,
+            "\N{MULTIPLICATION SIGN}" if lost else rounded(loss, 2),
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold" if best else "normal",
+            color=GREY if lost else _ink(colour),
+        )
+
+
+def _ink(colour: Any) -> str:
+    """Black or white, whichever is told better from the colour."""
+    weights = (0.2126, 0.7152, 0.0722)  # of red, green and blue in luminance
+    luminance = sum(w * part**2.2 for w, part in zip(weights, colour, strict=True))
+    return "black" if luminance > 0.179 else "white"
+
+
+def _shades(losses: Sequence[float]) -> Any:
+    """From a loss to where it is between the lowest one, 0, and the highest one, 1."""
+    if not losses:
+        return lambda _: 1.0
+    # In log, unless a loss (a likelihood, a return) is not positive.
+    scale = math.log if min(losses) > 0 else float
+    low, high = scale(min(losses)), scale(max(losses))
+    return lambda loss: (scale(loss) - low) / ((high - low) or 1.0) if loss < math.inf else 1.0
