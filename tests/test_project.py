@@ -106,7 +106,7 @@ def code_blocks(file, language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "adam_jax/rules/README.md"])
 def test_code_in_the_documents_runs(file):
     blocks = code_blocks(file, "python")
     assert blocks
@@ -123,7 +123,7 @@ def test_documents_are_short_and_begin_with_code(file, most):
         assert any(line.startswith("```") for line in lines[:15])
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "adam_jax/rules/README.md"])
 def test_links_to_files_lead_somewhere(file):
     links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / file).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
