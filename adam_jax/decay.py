@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import jax
 import optax
 
 from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
@@ -40,7 +41,7 @@ class Decay(ABC):
     rate: Rate
 
     def __post_init__(self) -> None:
-        scalar_or_schedule("weight_decay", self.rate)
+        object.__setattr__(self, "rate", scalar_or_schedule("weight_decay", self.rate))
 
     @abstractmethod
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
@@ -51,6 +52,16 @@ class Decay(ABC):
           learning_rate: what its direction is multiplied by.
           mask: which parameters decay; ``None`` for all.
         """
+
+
+@dataclass(frozen=True)
+class _NoDecay(Decay):
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        del mask
+        return *direction, optax.scale_by_learning_rate(learning_rate)
+
+
+NO_DECAY = _NoDecay(0.0)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ def by_schedule(rate: Rate, schedule: Schedule) -> Decay:
       >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
       -0.0200
     """
-    return _Independent(rate, schedule)
+    return _Independent(rate, scalar_or_schedule("schedule", schedule))
 
 
 def independent(rate: Rate) -> Decay:
@@ -167,7 +178,7 @@ def independent(rate: Rate) -> Decay:
 def descent(
     direction: optax.GradientTransformation,
     learning_rate: Rate,
-    weight_decay: Decay | Rate | None = None,
+    weight_decay: Decay | Rate = NO_DECAY,
     mask: Mask = None,
     *,
     rescale: Stages = (),
@@ -177,7 +188,7 @@ def descent(
     Args:
       direction: gives the direction.
       learning_rate: what it is multiplied by; a number >= 0, a schedule, or a scalar array.
-      weight_decay: a rate, which means `by_learning_rate`, one of this module, or ``None``.
+      weight_decay: a rate, which means `by_learning_rate`, or one of this module.
       mask: which parameters decay: a tree of booleans that is a prefix of the parameters, or a
         function from these to one; ``None`` for all.
       rescale: stages between decay and learning rate.
@@ -187,9 +198,6 @@ def descent(
       TypeError: a rate is no number, or an entry of the mask no boolean.
     """
     rate = scalar_or_schedule("learning_rate", learning_rate)
-    if weight_decay is None:
-        stages = (direction, *rescale, optax.scale_by_learning_rate(rate))
-        return full_precision(lambda _: optax.chain(*stages))
     decay = weight_decay if isinstance(weight_decay, Decay) else _ByLearningRate(weight_decay)
 
     def chain(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
@@ -221,7 +229,14 @@ def _of_stepped(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """A transformation that is shown the parameters as the updates will make them."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moved = None if params is None else optax.apply_updates(params, updates)
+        # What has no gradient may be anything, and stays.
+        moved = (
+            params
+            if params is None
+            else jax.tree.map(
+                lambda u, p: p if u is None else p + u, updates, params, is_leaf=lambda x: x is None
+            )
+        )
         lessened, state = inner.update(updates, state, moved)
         return lessened, state
 

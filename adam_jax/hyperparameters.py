@@ -120,6 +120,23 @@ def whole(name: str, value: Any, rule: str, holds: Callable[[int], bool]) -> int
     return int(value)
 
 
+def function(name: str, value: Any) -> Callable[..., Any]:
+    """Check a function.
+
+    >>> function("clip_value_fn", 1.0)
+    Traceback (most recent call last):
+    TypeError: `clip_value_fn` must be a function, got 1.0
+    """
+    if not callable(value):
+        raise TypeError(f"`{name}` must be a function, got {brief(value)}")
+    return value  # type: ignore[no-any-return]
+
+
+def optional_function(name: str, value: Any) -> Callable[..., Any] | None:
+    """Check ``None`` or a function."""
+    return None if value is None else function(name, value)
+
+
 def one_of(name: str, value: Any, names: tuple[str, ...]) -> str:
     """Check a choice.
 
@@ -127,7 +144,7 @@ def one_of(name: str, value: Any, names: tuple[str, ...]) -> str:
     Traceback (most recent call last):
     ValueError: `rounding` must be 'nearest' or 'stochastic', got 'up'
     """
-    if value not in names:
+    if not isinstance(value, str) or value not in names:
         rule = " or ".join(map(repr, names))
         raise ValueError(f"`{name}` must be {rule}, got {brief(value)}")
     return str(value)

@@ -28,10 +28,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import optax
 
 from adam_jax import decay
-from adam_jax.hyperparameters import Scalar, Schedule, flag, is_zero
+from adam_jax.hyperparameters import Scalar, Schedule, brief, flag, is_zero, scalar_or_schedule
 from adam_jax.optimizers.adam import adam, adamw
 from adam_jax.optimizers.adamax import adamax, adamaxw
 from adam_jax.optimizers.amsgrad import amsgrad as plain_amsgrad
@@ -97,8 +98,7 @@ def Adam(
         decoupled_weight_decay,
         maximize,
         learning_rate=lr,
-        b1=betas[0],
-        b2=betas[1],
+        **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
@@ -185,8 +185,7 @@ def NAdam(
         maximize,
         momentum_decay=momentum_decay,
         learning_rate=lr,
-        b1=betas[0],
-        b2=betas[1],
+        **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
@@ -229,8 +228,7 @@ def RAdam(
         maximize,
         eps_hat=True,
         learning_rate=lr,
-        b1=betas[0],
-        b2=betas[1],
+        **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
@@ -271,8 +269,7 @@ def Adamax(
         False,
         maximize,
         learning_rate=lr,
-        b1=betas[0],
-        b2=betas[1],
+        **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
@@ -290,9 +287,19 @@ def _optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """The optimizer without or with decay, down or up the gradient."""
     decoupled = flag("decoupled_weight_decay", decoupled)
-    if not callable(weight_decay) and is_zero(weight_decay):
+    rate: Any = weight_decay
+    if not (decoupled and isinstance(rate, decay.Decay)):  # which names another form itself
+        rate = scalar_or_schedule("weight_decay", rate)
+    if isinstance(rate, float | jax.Array) and is_zero(rate):
         tx = plain(**settings)
     else:
-        form = weight_decay if decoupled else decay.l2(weight_decay)
+        form = rate if decoupled else decay.l2(rate)
         tx = decayed(weight_decay=form, **settings)
     return optax.chain(optax.scale(-1.0), tx) if flag("maximize", maximize) else tx
+
+
+def _rates(betas: Any) -> dict[str, Any]:
+    """Both decay rates, by our names."""
+    if not isinstance(betas, tuple | list) or len(betas) != 2:
+        raise TypeError(f"`betas` must be two decay rates, got {brief(betas)}")
+    return {"b1": betas[0], "b2": betas[1]}

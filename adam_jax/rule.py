@@ -30,12 +30,15 @@ class Moment(NamedTuple):
         shape; see `Rule.shape`.
       gradient: whether it is the gradient of the step before. `Rule.update` takes it, and does not
         return it: `transform` keeps the gradient.
+      average: whether it is right to round it by chance, which is right on average. A maximum would
+        rise.
     """
 
     signed: bool = True
     initial: Scalar = 0.0
     blocked: bool = False
     gradient: bool = False
+    average: bool = True
 
 
 class Rule(ABC):
@@ -112,6 +115,22 @@ def divides(blocks: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     return len(blocks) == len(shape) and all(
         m >= 1 and n % m == 0 if n else m == 0 for m, n in zip(blocks, shape, strict=True)
     )
+
+
+def mean_of_blocks(x: jax.Array, blocks: tuple[int, ...]) -> jax.Array:
+    """The mean over each block of an array, which has as many entries a block along each axis."""
+    parts = [size // count if count else 1 for size, count in zip(x.shape, blocks, strict=True)]
+    split = x.reshape([n for pair in zip(blocks, parts, strict=True) for n in pair])
+    # Divided first, for the sum could overflow.
+    return jnp.sum(split * (1 / math.prod(parts)), axis=tuple(range(1, 2 * x.ndim, 2)))
+
+
+def spread(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """An entry a block, for each entry of an array of this shape."""
+    parts = [size // count if count else 1 for size, count in zip(shape, x.shape, strict=True)]
+    pairs = [n for pair in zip(x.shape, parts, strict=True) for n in pair]
+    wide = jnp.expand_dims(x, tuple(range(1, 2 * x.ndim, 2)))
+    return jnp.broadcast_to(wide, pairs).reshape(shape)
 
 
 def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ from adam_jax.mismatch import (
     require_like_state,
     require_storable,
 )
-from adam_jax.rule import Coefficients, Rule
+from adam_jax.rule import Coefficients, Rule, mean_of_blocks
 from adam_jax.storage import Format, choice_of
 from adam_jax.storage.native import cast, hold, narrow
 from adam_jax.storage.random_bits import fold, leaf_words, random_bits
@@ -156,7 +156,7 @@ def _init_leaf(
     wide = _widen(p)
     stored = []
     for storage, shape, moment in zip(formats, shapes, rule.moments.values(), strict=True):
-        part = wide if shape == p.shape else wide[tuple(map(slice, shape))]
+        part = wide if shape == p.shape else mean_of_blocks(wide, shape)
         start = full_beside(part if moment.signed else part.real, moment.initial)
         stored.append(storage.encode(start, moment, None))
     return tuple(stored)
@@ -206,7 +206,8 @@ def _update_leaf(
     for slot, (storage, moment, x) in enumerate(
         zip(formats, rule.moments.values(), moments, strict=True)
     ):
-        bits = random_bits(fold(word, slot), x.shape) if storage.stochastic else None
+        by_chance = storage.stochastic and moment.average
+        bits = random_bits(fold(word, slot), x.shape) if by_chance else None
         encoded.append(storage.encode(x, moment, bits))
     as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
     return narrow(direction, g.dtype), *as_before

@@ -18,3 +18,11 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+def pytest_collection_modifyitems(items):
+    """One worker for the tests of one member, which share what they compile (--dist loadgroup)."""
+    for item in items:
+        member = getattr(item, "callspec", None) and item.callspec.params.get("member")
+        if isinstance(member, str):
+            item.add_marker(pytest.mark.xdist_group(member))

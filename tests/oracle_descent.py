@@ -8,7 +8,7 @@ from oracle import Array, Moments, adam, at, double, sign
 
 
 def cautious(directions: Array, gradients: Array) -> Array:
-    """Liang et al. 2024, Algorithm 1, with the floor of its code, for stacked directions."""
+    """Liang et al. 2024, with the floor of its code, for stacked directions."""
     u, g = double(directions), double(gradients)
     mask = np.real(u * np.conj(g)) > 0
     share = mask.mean(axis=tuple(range(1, u.ndim)), keepdims=True)

@@ -357,7 +357,7 @@ def jumping() -> Any:
 
 
 def test_cautious_never_climbs() -> None:
-    """Liang et al. 2024, Algorithm 2: <u, -g> >= 0, entry by entry."""
+    """Liang et al. 2024: <u, -g> >= 0, entry by entry."""
     g = jumping()
     u, inner = (updates(tx, g) for tx in (adam_jax.cautious(adam_jax.adam(1)), adam_jax.adam(1)))
     assert np.all(u * -g >= 0)

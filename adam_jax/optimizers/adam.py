@@ -28,8 +28,8 @@ def scale_by_adam(
 
     A drop-in for `optax.scale_by_adam`: `adam` without the learning rate, with its arguments,
     state, errors and references. A step goes against the direction; its entries are about 1 where
-    gradients agree, and never above (1 - b1) / sqrt((1 - b2) * (1 - b1**2 / b2)), 7.3 by default,
-    where b1**2 < b2; else they have no bound.
+    gradients agree. Without ``nesterov``, with both corrections and b1**2 < b2, none is ever above
+    (1 - b1) / sqrt((1 - b2) * (1 - b1**2 / b2)), 7.3 by default.
 
     Example:
       >>> import jax.numpy as jnp

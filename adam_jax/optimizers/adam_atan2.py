@@ -23,9 +23,10 @@ def adam_atan2(
     nu_dtype: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam-atan2: Adam without an eps, invariant to every gradient's scale, and bounded.
+    """Adam-atan2: Adam without an eps, invariant to the gradients' scale, and bounded.
 
-    No entry moves by more than ``learning_rate * a * pi / 2``.
+    No entry moves by more than ``learning_rate * a * pi / 2``. It is invariant where float32 has
+    the gradients' squares, between 1e-18 and 1e19.
 
     Args:
       learning_rate: see `adam`, as for what is not told here.

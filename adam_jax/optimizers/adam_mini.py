@@ -7,7 +7,7 @@ import optax
 
 from adam_jax.decay import Decay, Mask, Rate, descent
 from adam_jax.hyperparameters import Scalar
-from adam_jax.rules.adam_mini import AdamMini, Shape, blocks_of_a_transformer
+from adam_jax.rules.adam_mini import AdamMini, Shape
 from adam_jax.transform import lift
 
 
@@ -19,7 +19,7 @@ def adam_mini(
     weight_decay: Decay | Rate = 0.0,
     mask: Mask = None,
     *,
-    blocks: Callable[[Any, Any], Shape] = blocks_of_a_transformer,
+    blocks: Callable[[Any, Any], Shape] | None = None,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
     seed: Any = 0,
@@ -27,10 +27,10 @@ def adam_mini(
     """Adam-mini: one mean square for a block of parameters, which halves the state.
 
     By default a block is, by the names in a parameter's path: a token of an embedding (``embed``,
-    ``wte``, ``wpe``, ``lm_head``: the longest axis), a head of attention's queries and keys
-    (``query``, ``key``, ``q_proj``, ``wq``... of shape (features, heads, head_dim)), an output of
-    any other matrix or kernel (the last axis, as in (inputs, outputs); queries and keys of two axes
-    too), and the whole of a bias or a norm.
+    ``wte``, ``wpe``), a head of attention's queries and keys (``query``, ``k_proj``, ``wq``... of
+    shape (features, heads, head_dim)), an output of its values and of any other matrix (the last
+    axis, as in (inputs, outputs)), and the whole of a bias or a norm. Queries and keys of two axes
+    do not tell their heads, and have a block an output; stacked layers want their own ``blocks``.
 
     Args:
       learning_rate: see `adam`, as for what is not told here.
@@ -39,10 +39,10 @@ def adam_mini(
       eps: added to the root.
       weight_decay: see `adamw`.
       mask: see `adamw`.
-      blocks: a function ``(path, leaf)`` to the shape of a parameter's mean square: as many axes as
-        the parameter has, each a divisor of its own. A block is contiguous along each axis: queries
-        of shape (64, 128) in 4 heads have blocks (1, 4), and matrices whose outputs come first
-        (n, 1).
+      blocks: ``None``, or a function ``(path, leaf)`` to the shape of a parameter's mean square: as
+        many axes as the parameter has, each a divisor of its own. A block is contiguous along each
+        axis: queries of shape (64, 128) in 4 heads have blocks (1, 4), and matrices whose outputs
+        come first (n, 1).
       mu_dtype: how the mean gradient rests.
       nu_dtype: how the blocks' mean square rests.
       seed: the seed of formats that round by chance.

@@ -50,7 +50,8 @@ def ademamix(
     """AdEMAMix: Adam with a second mean, which remembers thousands of steps.
 
     A drop-in for `optax.contrib.ademamix`: the same arguments in the same order, and the same
-    state. Training from scratch wants ``warmup_steps``; the paper has the whole of training.
+    state, whose second count is kept and not read. Training from scratch wants
+    ``warmup_steps``: the paper has all of its steps.
 
     Args:
       learning_rate: see `adam`, as for what is not told here.

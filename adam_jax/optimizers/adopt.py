@@ -63,7 +63,8 @@ def adopt(
       mu_dtype: how the mean rests.
       nesterov: whether the mean looks one step ahead.
       use_clipping: whether the divided gradients are clipped.
-      clip_value_fn: to what, from the count of steps done.
+      clip_value_fn: to what, from the count of steps done, which is floating.
+        `optax.inject_hyperparams` takes it for a schedule unless told ``static_args``.
       nu_dtype: how the mean square rests.
       seed: the seed of formats that round by chance.
 

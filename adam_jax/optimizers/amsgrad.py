@@ -55,7 +55,8 @@ def amsgrad(
 ) -> optax.GradientTransformationExtraArgs:
     """AMSGrad: Adam that divides by the largest mean square so far.
 
-    A drop-in for `optax.amsgrad`: the same arguments in the same order, and the same state.
+    A drop-in for `optax.amsgrad`: the same arguments in the same order, and the same state. With
+    ``correct_after_max`` it is Adam as long as the mean square grows, as it does in early training.
 
     Args:
       learning_rate: see `adam`, as for what is not told here.
@@ -69,7 +70,9 @@ def amsgrad(
       correct_after_max: whether the maximum is of the mean square as it is, and corrected then, as
         in PyTorch and Keras, and not of the corrected one, as in Optax.
       eps_hat: whether eps is added to the maximum before it is corrected, as in Keras.
-      nu_dtype: how the mean square and its maximum rest.
+      nu_dtype: how the mean square and its maximum rest, the latter rounded to nearest. In blocks a
+        maximum moves with its block's scale: by up to a code, which is little with eight bits, and
+        much with four.
       seed: the seed of formats that round by chance.
 
     Raises:

@@ -75,9 +75,16 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("lamb needs `params`: update(updates, state, params)")
-        return jax.tree.map(_scaled, updates, params), state
+        scaled = jax.tree.map(
+            lambda u, p: None if u is None else _scaled(u, p), updates, params, is_leaf=_is_none
+        )
+        return scaled, state
 
     return optax.GradientTransformation(optax.scale_by_trust_ratio().init, update)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 @jax.jit

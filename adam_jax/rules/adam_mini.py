@@ -10,56 +10,65 @@ matrix, a token of an embedding, all of a bias or norm. Inside ``shard_map`` a b
 own.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 
-from adam_jax.rule import Coefficients, Moment, divides, ema, quotient, square
+from adam_jax.hyperparameters import brief, optional_function
+from adam_jax.rule import (
+    Coefficients,
+    Moment,
+    divides,
+    ema,
+    mean_of_blocks,
+    quotient,
+    spread,
+    square,
+)
 from adam_jax.rules.adam import AdamBase
 
 Shape = tuple[int, ...]
 
 
-_HEADS = re.compile(r"\b(q|k|wq|wk|query|key)(_?proj|_?kernel)?\b")
-_TOKENS = re.compile(r"embed|\bw[tp]e\b|lm_?head")
+_TOKENS = r"embed|wte|wpe"
+_HEADS = r"(?<![a-z])(?:query|key|q|k|wq|wk|to_q|to_k)(?![a-z])"
+_VALUES = r"(?<![a-z])(?:value|v|wv|to_v)(?![a-z])"
 
 
 def blocks_of_a_transformer(path: Any, leaf: Any) -> Shape:
-    """The paper's blocks for parameters with JAX's usual names and shapes.
+    """The paper's blocks for JAX's usual shapes, by the names in a parameter's path.
 
-    By the names in the path, in this order:
-
-    - ``embed``, ``wte``, ``wpe``, ``lm_head``: a token, which is the longest axis;
-    - ``query``, ``key``, ``q_proj``, ``wq``...: a head, where the array has one: an axis before the
-      last, as in (features, heads, head_dim); else, as (features, heads * head_dim) does not tell
-      its heads, an output;
-    - any other array of two axes or more: an output, which is the last axis, as in (inputs,
-      outputs);
+    - ``embed``, ``wte``, ``wpe``: a token, the last axis but one of (tokens, features);
+    - ``query``, ``key``, ``q_proj``, ``wk``...: a head, the last axis but one of (features, heads,
+      head_dim) and of a bias (heads, head_dim); but an output of (features, heads * head_dim),
+      which does not tell its heads;
+    - ``value``, ``v_proj``...: an output, the last two axes of (features, heads, head_dim);
+    - any other array of two axes or more: an output, the last axis of (inputs, outputs);
     - arrays of one axis or none, such as biases and norms: the whole array.
+
+    Axes before these are one block: layers that are stacked into one array want their own rule.
     """
     name = jax.tree_util.keystr(path).lower()
-    shape: Shape = leaf.shape
-    if len(shape) < 2:
-        return tuple(min(n, 1) for n in shape)
-    if _TOKENS.search(name):
-        kept = shape.index(max(shape))
-    elif _HEADS.search(name) and len(shape) > 2:
-        kept = len(shape) - 2
+    axes, several = len(leaf.shape), len(leaf.shape) > 2 or "bias" in name
+    if axes < 2:
+        kept: tuple[int, ...] = ()
+    elif re.search(_TOKENS, name) or (re.search(_HEADS, name) and several):
+        kept = (axes - 2,)
+    elif re.search(_VALUES, name) and several:
+        kept = (axes - 2, axes - 1)
     else:
-        kept = len(shape) - 1
-    return tuple(n if axis == kept else min(n, 1) for axis, n in enumerate(shape))
+        kept = (axes - 1,)
+    return tuple(n if axis in kept else min(n, 1) for axis, n in enumerate(leaf.shape))
 
 
 @dataclass(frozen=True)
 class AdamMini(AdamBase):
     """Adam-mini, whose blocks a function chooses."""
 
-    blocks: Callable[[Any, Any], Shape] = blocks_of_a_transformer
+    blocks: Annotated[Callable[[Any, Any], Shape] | None, optional_function] = None
 
     moments: ClassVar[Mapping[str, Moment]] = {
         "mu": Moment(),
@@ -70,34 +79,21 @@ class AdamMini(AdamBase):
 
     def shape(self, path: Any, leaf: Any) -> Shape:
         """An entry a block."""
-        blocks = tuple(self.blocks(path, leaf))
-        if not divides(blocks, leaf.shape):
+        shape: Shape = (self.blocks or blocks_of_a_transformer)(path, leaf)
+        whole = isinstance(shape, tuple) and all(isinstance(n, int) for n in shape)
+        if not whole or not divides(shape, leaf.shape):
             name = f"params{jax.tree_util.keystr(path)}"
             raise ValueError(
-                f"`blocks` must give as many axes as {name} has, each a divisor of its own:"
-                f" {leaf.shape}, got {blocks}"
+                f"`blocks` must give a tuple of as many integers as {name} has axes, each a divisor"
+                f" of its own, {leaf.shape}, got {brief(shape)}"
             )
-        return blocks
+        return shape
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array
     ) -> tuple[jax.Array, ...]:
         """The mean over the root of the block's mean square."""
         mu = ema(self.b1, mu, g)
-        nu = ema(self.b2, nu, _mean_of_blocks(square(g), nu.shape))
-        size = _spread(self.size(c, nu), g.shape)
+        nu = ema(self.b2, nu, mean_of_blocks(square(g), nu.shape))
+        size = spread(self.size(c, nu), g.shape)
         return quotient(self.mean(c, g, mu), size, self.eps), mu, nu
-
-
-def _mean_of_blocks(x: jax.Array, blocks: Shape) -> jax.Array:
-    parts = [size // count if count else 1 for size, count in zip(x.shape, blocks, strict=True)]
-    split = x.reshape([n for pair in zip(blocks, parts, strict=True) for n in pair])
-    # Divided first, for the sum could overflow.
-    return jnp.sum(split * (1 / math.prod(parts)), axis=tuple(range(1, 2 * x.ndim, 2)))
-
-
-def _spread(x: jax.Array, shape: Shape) -> jax.Array:
-    parts = [size // count if count else 1 for size, count in zip(shape, x.shape, strict=True)]
-    pairs = [n for pair in zip(x.shape, parts, strict=True) for n in pair]
-    wide = jnp.expand_dims(x, tuple(range(1, 2 * x.ndim, 2)))
-    return jnp.broadcast_to(wide, pairs).reshape(shape)

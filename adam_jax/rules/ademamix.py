@@ -83,5 +83,5 @@ class AdEMAMix(AdamBase):
 def _inverse_log(b: Any) -> Scalar:
     """``1 / log(b)``, and 0 for 0."""
     if isinstance(b, jax.Array):
-        return 1 / jnp.log(b)
+        return jnp.where(b > 0, 1 / jnp.log(jnp.where(b > 0, b, 0.5)), 0)
     return 1 / math.log(b) if b > 0 else -0.0

@@ -13,13 +13,13 @@ magnitude.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from optax import ScaleByAdamState
 
-from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, Scalar
+from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, Scalar, function
 from adam_jax.rule import Coefficients, Moment, Rule, ema, quotient, root, safe_divide, square
 
 
@@ -32,14 +32,14 @@ class Adopt(Rule):
     eps: NonNegative
     nesterov: Flag
     use_clipping: Flag
-    clip_value_fn: Callable[[jax.Array], Any]
+    clip_value_fn: Annotated[Callable[[jax.Array], Any], function]
 
     State: ClassVar = ScaleByAdamState
     moments: ClassVar[Mapping[str, Moment]] = {"mu": Moment(), "nu": Moment(signed=False)}
 
     def coefficients(self, t: jax.Array) -> Coefficients:
         """1 from the second step on, before it 0; and the bound of the ratio."""
-        bound = self.clip_value_fn((t - 1).astype(jnp.int32)) if self.use_clipping else 0.0
+        bound = self.clip_value_fn(t - 1) if self.use_clipping else 0.0
         return (t > 1).astype(t.dtype), bound
 
     def update(
@@ -47,7 +47,7 @@ class Adopt(Rule):
     ) -> tuple[jax.Array, ...]:
         """The mean of gradients over the root of the mean square before each."""
         moving, bound = c
-        ratio = moving * quotient(g, jnp.maximum(root(nu), self.eps), self.eps)
+        ratio = quotient(moving * g, jnp.maximum(root(nu), self.eps), self.eps)
         if self.use_clipping:
             ratio = _clip(ratio, bound)
         mu = ema(self.b1, mu, ratio)

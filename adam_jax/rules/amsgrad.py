@@ -31,7 +31,10 @@ class AMSGrad(AdamBase):
     correct_after_max: Flag = False
 
     State: ClassVar = ScaleByAmsgradState
-    moments: ClassVar[Mapping[str, Moment]] = {**AdamBase.moments, "nu_max": Moment(signed=False)}
+    moments: ClassVar[Mapping[str, Moment]] = {
+        **AdamBase.moments,
+        "nu_max": Moment(signed=False, average=False),
+    }
 
     def coefficients(self, t: jax.Array) -> Coefficients:
         """Adam's, and what nu is multiplied by before the maximum."""

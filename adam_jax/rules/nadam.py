@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adam_jax.hyperparameters import Scalar, is_zero, optional_nonnegative
+from adam_jax.hyperparameters import Scalar, optional_nonnegative
 from adam_jax.rule import log
 from adam_jax.rules.adam import Adam
 
@@ -54,7 +54,8 @@ class NAdam(Adam):
 def _debias(b1: Scalar, rate: Scalar, t: jax.Array) -> jax.Array:
     """One minus the product of the momentums until ``t``."""
     k = jnp.asarray(_TERMS, t.dtype)
-    # The sum of exp(-rate * k * i) for i from 1 to t.
-    sums = t if is_zero(rate) else jnp.expm1(-rate * k * t) / -jnp.expm1(rate * k)
+    # The sum of exp(-rate * k * i) for i from 1 to t, which is t where the rate is 0.
+    rates = k * jnp.maximum(rate, 1e-30)
+    sums = jnp.expm1(-rates * t) / -jnp.expm1(rates)
     logarithm = jnp.sum(sums * jnp.asarray(0.5**_TERMS / -_TERMS, t.dtype))
     return -jnp.expm1(t * log(b1) + logarithm)

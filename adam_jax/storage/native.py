@@ -20,8 +20,8 @@ def cast(x: jax.Array, dtype: Any) -> jax.Array:
 
 def hold(x: jax.Array, limit: float) -> jax.Array:
     """``x`` within the limit where it is finite; what is not stays loud."""
-    # x - x is 0, and NaN where x is infinite; taken off, for -0 + 0 is 0. Clamped last, for what has
-    # one operand XLA repeats in each loop that wants it, and a difference it may write to memory.
+    # x - x is 0, and NaN where x is infinite; taken off, for -0 + 0 is 0. Clamped last, for XLA
+    # repeats what has one operand in each loop that wants it, and may write others to memory.
     loud = x - (x - x)
     return lax.clamp(jnp.asarray(-limit, x.dtype), loud, jnp.asarray(limit, x.dtype))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from adam_jax.transform import full_precision
@@ -18,8 +19,10 @@ def by_gradient(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
-        steps, state = wrapped.update(updates, state, params, **extra_args)
-        return jax.tree.map(jax.jit(change), steps, updates), state
+        steps, new = wrapped.update(updates, state, params, **extra_args)
+        # Others' states may take the dtype of what they are given.
+        new = jax.tree.map(lambda x, old: jnp.asarray(x, old.dtype), new, state)
+        return jax.tree.map(change, steps, updates), new
 
     both = optax.GradientTransformationExtraArgs(wrapped.init, update)
     return full_precision(lambda _: both)

@@ -3,8 +3,8 @@
     mask = u * g < 0, of an update u that is to be added
     u = u * mask / max(mean(mask), 1e-3), the mean over each array
 
-Liang et al. 2024, "Cautious Optimizers: Improving Training with One Line of Code", Algorithm 2; the
-bound 1e-3 is its own code's.
+Liang et al. 2024, "Cautious Optimizers: Improving Training with One Line of Code"; the bound
+1e-3 is its own code's.
 """
 
 from functools import partial
@@ -38,7 +38,7 @@ def cautious(
 
     References:
       Liang et al. 2024, "Cautious Optimizers: Improving Training with One Line of Code",
-      Algorithm 2, https://arxiv.org/abs/2411.16085.
+      https://arxiv.org/abs/2411.16085.
 
     Example:
       >>> import adam_jax, jax.numpy as jnp
