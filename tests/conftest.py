@@ -20,9 +20,17 @@ def x64():
     jax.config.update("jax_enable_x64", False)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--members", help="a comma list: of the tests by member, only theirs")
+
+
+def pytest_collection_modifyitems(config, items):
     """One worker for the tests of one member, which share what they compile (--dist loadgroup)."""
-    for item in items:
+    chosen = config.getoption("--members")
+    for item in list(items):
         member = getattr(item, "callspec", None) and item.callspec.params.get("member")
         if isinstance(member, str):
             item.add_marker(pytest.mark.xdist_group(member))
+            if chosen and member not in chosen.split(","):
+                items.remove(item)
+                config.hook.pytest_deselected(items=[item])
