@@ -5,6 +5,8 @@ For ``torch.optim.AdamW(model.parameters(), 3e-4, weight_decay=0.1)`` write
 >>> from adam_jax import like_torch
 >>> tx = like_torch.AdamW(3e-4, weight_decay=0.1)
 
+The parameters go to ``tx.init``.
+
 Each is an optimizer of this package, with the settings by which it takes PyTorch's steps: where eps
 is, how AMSGrad corrects its maximum, how NAdam's momentum grows, that a ``weight_decay`` of `Adam`
 is L2. Traces of PyTorch itself hold it to that, for 200 steps: to 1e-13 of every parameter in

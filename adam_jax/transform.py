@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from adam_jax.hyperparameters import Scalar, seed_word
+from adam_jax.hyperparameters import Scalar, brief, seed_word
 from adam_jax.mismatch import (
     require_float,
     require_gradients,
@@ -43,6 +43,8 @@ def lift(
       nu_dtype: the same for the magnitudes.
       seed: an integer, static or traced, for the formats that round by chance.
     """
+    if not isinstance(rule, Rule):
+        raise TypeError(f"`rule` must be a Rule, got {brief(rule)}")
     seed = seed_word("seed", seed)
     signed, magnitude = choice_of("mu_dtype", mu_dtype), choice_of("nu_dtype", nu_dtype)
     slots = rule.moments

@@ -55,6 +55,19 @@ every_member_variant_too = pytest.mark.parametrize(
 )
 
 
+def every_member_with(name, values, others):
+    """The test over each member; with the first one over all values, else over the ``others``."""
+    first_member = next(iter(MEMBERS))
+    cases = [
+        pytest.param(m, value, id=f"{label}-{m}")
+        for m in MEMBERS
+        if not MEMBERS[m].variant
+        for label, value in values.items()
+        if m == first_member or label in others
+    ]
+    return pytest.mark.parametrize(("member", name), cases)
+
+
 def of_format(keyword):
     """The storage of a leaf whose path begins with the name of a format."""
     return lambda path, leaf: FORMATS[path[0].key].arguments.get(keyword)
@@ -216,8 +229,7 @@ def error(actual, expected):
 # 1. Arithmetic is float32, whatever the dtypes of parameters, gradients and state.
 
 
-@every_member
-@pytest.mark.parametrize("dtype", LOW.values(), ids=LOW)
+@every_member_with("dtype", LOW, others=["bfloat16"])
 def test_low_precision_gradients_give_the_float32_step_rounded_once(member, dtype):
     tx = optimizer(member)
     params, *gradients = (forest(member, g) for g in (tree(dtype), *steps(2, dtype)))
@@ -412,8 +424,11 @@ def test_a_gradient_that_is_not_finite_is_never_hidden(member, bad):
         assert [path for path, where in bad_ones.items() if where.sum() != 1] == []
 
 
-@every_member
-@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.float16], ids=str)
+@every_member_with(
+    "dtype",
+    {"float16": jnp.float16, "e4m3": jnp.float8_e4m3fn, "e5m2": jnp.float8_e5m2},
+    others=["float16"],
+)
 def test_updates_too_large_for_a_small_dtype_are_held(member, dtype):
     tx = optimizer(member, None, 1e8)
     g = forest(member, {"w": jnp.ones(MATRIX, dtype)})
@@ -530,8 +545,11 @@ def test_traces_under_jaxs_strictest_settings(member, storage, settings):
         assert_same_kind(traced[1], expected[1])
 
 
-@every_member
-@named([{"jax_numpy_dtype_promotion": "strict"}, STRICT | X64, NANS])
+@every_member_with(
+    "settings",
+    {"strict": {"jax_numpy_dtype_promotion": "strict"}, "strict+x64": STRICT | X64, "nans": NANS},
+    others=["strict+x64", "nans"],
+)
 def test_gives_the_same_bits_under_jaxs_strictest_settings(member, settings):
     params, g = (forest(member, {"w": array(seed=seed)}) for seed in (0, 1))
     start = optimizer(member).init(params)

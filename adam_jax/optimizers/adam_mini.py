@@ -29,8 +29,10 @@ def adam_mini(
     By default a block is, by the names in a parameter's path: a token of an embedding (``embed``,
     ``wte``, ``wpe``), a head of attention's queries and keys (``query``, ``k_proj``, ``wq``... of
     shape (features, heads, head_dim)), an output of its values and of any other matrix (the last
-    axis, as in (inputs, outputs)), and the whole of a bias or a norm. Queries and keys of two axes
-    do not tell their heads, and have a block an output; stacked layers want their own ``blocks``.
+    axis, as in (inputs, outputs)), and the whole of a bias or a norm of one axis. Queries and keys
+    of two axes do not tell their heads, and have a block an output; stacked layers want their own
+    ``blocks``.
+    ``jax.tree.map(jnp.shape, tx.init(params)[0].nu)`` shows what was chosen.
 
     Args:
       learning_rate: see `adam`, as for what is not told here.

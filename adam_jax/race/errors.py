@@ -32,13 +32,18 @@ def require(name: str) -> ModuleType:
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """Says so in one line if stdout takes nothing more: a full disk, a closed pipe."""
+    """Says so in one line if stdout takes nothing more, as a full disk does.
+
+    A reader that has closed the pipe, as ``head`` does, has seen enough: that is no failure.
+    """
     try:
         yield
         sys.stdout.flush()
     except OSError as error:
         # What is still buffered would fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return
         raise UsageError(f"cannot print the results: {error.strerror}") from error
 
 

@@ -18,7 +18,7 @@ from adam_jax.race.members import MEMBERS, Member
 
 _NARROWEST = 24  # of the column of what they do; a narrower terminal folds lines itself
 _MORE = """bytes: of state a parameter, in float32; `adam-jax memory` shows what formats save
-try them: adam-jax race digits --entrants all; titles and addresses of the papers: --json"""
+try them: adam-jax race digits --entrants all; addresses of the papers: --json"""
 
 
 def run(arguments: Namespace) -> int:

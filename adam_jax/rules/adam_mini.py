@@ -33,31 +33,34 @@ from adam_jax.rules.adam import AdamBase
 Shape = tuple[int, ...]
 
 
-_TOKENS = r"embed|wte|wpe"
-_HEADS = r"(?<![a-z])(?:query|key|q|k|wq|wk|to_q|to_k)(?![a-z])"
-_VALUES = r"(?<![a-z])(?:value|v|wv|to_v)(?![a-z])"
+_TOKENS = re.compile(r"\w*embed(ding|dings|der)?|wte|wpe")
+_HEADS = re.compile(r"query|key|[qk]|[qk]_proj|w[qk]|to_[qk]")
+_VALUES = re.compile(r"value|v|v_proj|wv|to_v")
 
 
 def blocks_of_a_transformer(path: Any, leaf: Any) -> Shape:
-    """The paper's blocks for JAX's usual shapes, by the names in a parameter's path.
+    """The paper's blocks for JAX's usual shapes, by the names along a parameter's path.
 
-    - ``embed``, ``wte``, ``wpe``: a token, the last axis but one of (tokens, features);
+    - a table, whose last name, or the last before "weight", ends in ``embed``, ``embedding``,
+      ``embeddings`` or ``embedder``, or is ``wte`` or ``wpe``: a token, the last axis but one of
+      (tokens, features);
     - ``query``, ``key``, ``q_proj``, ``wk``...: a head, the last axis but one of (features, heads,
       head_dim) and of a bias (heads, head_dim); but an output of (features, heads * head_dim),
       which does not tell its heads;
     - ``value``, ``v_proj``...: an output, the last two axes of (features, heads, head_dim);
     - any other array of two axes or more: an output, the last axis of (inputs, outputs);
-    - arrays of one axis or none, such as biases and norms: the whole array.
+    - arrays of one axis or none, such as most biases and norms: the whole array.
 
     Axes before these are one block: layers that are stacked into one array want their own rule.
     """
-    name = jax.tree_util.keystr(path).lower()
-    axes, several = len(leaf.shape), len(leaf.shape) > 2 or "bias" in name
+    names = re.findall(r"\w+", jax.tree_util.keystr(path).lower())
+    table = [name for name in names if name != "weight"][-1:]
+    axes, several = len(leaf.shape), len(leaf.shape) > 2 or "bias" in names
     if axes < 2:
         kept: tuple[int, ...] = ()
-    elif re.search(_TOKENS, name) or (re.search(_HEADS, name) and several):
+    elif any(map(_TOKENS.fullmatch, table)) or (any(map(_HEADS.fullmatch, names)) and several):
         kept = (axes - 2,)
-    elif re.search(_VALUES, name) and several:
+    elif any(map(_VALUES.fullmatch, names)) and several:
         kept = (axes - 2, axes - 1)
     else:
         kept = (axes - 1,)
