@@ -88,3 +88,26 @@ def test_a_constant_in_them_would_be_seen(monkeypatch):
 
     monkeypatch.setattr(transform, "leaf_words", plain)
     assert len(kernels(12)) >= len(kernels(6)) + 6
+
+
+NAMESAKES = ["adamw", "nadam", "amsgrad", "adamax", "radam", "adabelief", "yogi", "adan", "lion"]
+
+
+@pytest.mark.parametrize("name", [*NAMESAKES, "adopt", "ademamix"])
+def test_a_step_has_no_more_temporaries_than_optaxs(name):
+    size = 2**16
+
+    def temporaries(module):
+        tx = getattr(module, name, None) or getattr(module.contrib, name)
+        tx = tx(1e-3)
+
+        def step(params, gradient, state):
+            updates, state = tx.update(gradient, state, params)
+            return optax.apply_updates(params, updates), state
+
+        p = jnp.zeros(size)
+        lowered = jax.jit(step, donate_argnums=(0, 2)).lower(p, p, tx.init(p))
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    # But for the scalars of the step.
+    assert temporaries(adam_jax) <= temporaries(optax) + 4096
