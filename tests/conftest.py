@@ -8,6 +8,7 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import family
 import jax
 import pytest
 
@@ -22,6 +23,12 @@ def x64():
 
 def pytest_addoption(parser):
     parser.addoption("--members", help="a comma list: of the tests by member, only theirs")
+    help_ = "run, and not only trace, each member in each format of blocks, and not in one by turns"
+    parser.addoption("--every-format", action="store_true", help=help_)
+
+
+def pytest_configure(config):
+    family.every_format = config.getoption("--every-format")
 
 
 def pytest_collection_modifyitems(config, items):

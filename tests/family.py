@@ -115,6 +115,9 @@ _ADOPT = (adam_jax.scale_by_adopt, oracle.adopt)
 _PAST = {"b1": 0.9, "b2": 0.9999, "eps": 1e-6}
 _MIX = {**_DEFAULTS, "b3": 0.9999, "alpha": 5.0}
 
+# Whether each member is run, and not only traced, in every format.
+every_format = False
+
 MEMBERS: dict[str, Member] = {
     "adam": Member(adam_jax.adam, *_ADAM, _DEFAULTS),
     "adam-nesterov": Member(adam_jax.adam, *_ADAM, {**_DEFAULTS, "nesterov": True}, variant=True),
