@@ -1,5 +1,6 @@
 """Settings of the whole suite, made before JAX starts."""
 
+import gc
 import os
 
 # Eight devices on one CPU, so that sharding is tested for real.
@@ -41,3 +42,11 @@ def pytest_collection_modifyitems(config, items):
             if chosen and member not in chosen.split(","):
                 items.remove(item)
                 config.hook.pytest_deselected(items=[item])
+
+
+def pytest_runtest_teardown():
+    """Let Python's garbage collector not look again at what JAX keeps of what it has compiled.
+
+    There are millions of such objects, and the check of leaks collects at every step.
+    """
+    gc.freeze()

@@ -6,7 +6,6 @@ one program, and a failure names the leaf, whose path begins with the format.
 """
 
 import functools
-import gc
 import itertools
 from typing import NamedTuple
 
@@ -567,17 +566,8 @@ def test_gives_the_same_bits_under_jaxs_strictest_settings(member, settings):
         assert_same_kind(traced[1], expected[1])
 
 
-@pytest.fixture
-def old_objects_aside():
-    """Garbage collection that looks at new objects only; the check of leaks calls it often."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @every
-def test_no_tracer_leaks(member, storage, old_objects_aside):
+def test_no_tracer_leaks(member, storage):
     # Of a shape of its own, for what was traced before is not looked at again.
     params = {"w": jnp.ones(13, jnp.bfloat16)}
     with configured({"jax_check_tracer_leaks": True}):
