@@ -41,6 +41,13 @@ class Decay(ABC):
     rate: Rate
 
     def __post_init__(self) -> None:
+        forms = (l2, by_learning_rate, proximal, by_schedule, independent)
+        if any(self.rate is form for form in forms):
+            made = getattr(self.rate, "__name__", "")
+            raise TypeError(
+                "`weight_decay` must be a finite number >= 0 or a schedule, got the function"
+                f" {made}; call it: {made}(...)"
+            )
         object.__setattr__(self, "rate", scalar_or_schedule("weight_decay", self.rate))
 
     @abstractmethod
@@ -59,9 +66,6 @@ class _NoDecay(Decay):
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
         del mask
         return *direction, optax.scale_by_learning_rate(learning_rate)
-
-
-NO_DECAY = _NoDecay(0.0)
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,10 @@ def independent(rate: Rate) -> Decay:
     return _Independent(rate, 1.0)
 
 
+#: For who has none: its optimizers want no parameters, and their state is Optax's.
+NO_DECAY = _NoDecay(0.0)
+
+
 def descent(
     direction: optax.GradientTransformation,
     learning_rate: Rate,
@@ -230,14 +238,11 @@ def _of_stepped(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         # What has no gradient may be anything, and stays.
-        moved = (
-            params
-            if params is None
-            else jax.tree.map(
+        if params is not None:
+            params = jax.tree.map(
                 lambda u, p: p if u is None else p + u, updates, params, is_leaf=lambda x: x is None
             )
-        )
-        lessened, state = inner.update(updates, state, moved)
+        lessened, state = inner.update(updates, state, params)
         return lessened, state
 
     return optax.GradientTransformation(inner.init, update)

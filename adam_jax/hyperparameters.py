@@ -183,14 +183,9 @@ def scalar_or_schedule(name: str, value: Any) -> Scalar | Schedule:
     Traceback (most recent call last):
     TypeError: `learning_rate` must be a finite number >= 0 or a schedule, got 'fast'
     """
-    rule = "a finite number >= 0 or a schedule"
-    made = getattr(value, "__name__", "")
-    # Such as `decay.l2` itself, where one that it makes was meant.
-    if made.isidentifier() and getattr(value, "__module__", "") == "adam_jax.decay":
-        raise TypeError(f"`{name}` must be {rule}, got the function {made}; call it: {made}(...)")
     if callable(value):
         return value  # type: ignore[no-any-return]
-    return _scalar(name, value, rule, _nonnegative)
+    return _scalar(name, value, "a finite number >= 0 or a schedule", _nonnegative)
 
 
 def _nonnegative(x: float) -> bool:

@@ -22,7 +22,6 @@ What differs:
   ``1 - learning_rate * weight_decay``.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,13 +29,12 @@ import optax
 
 from adam_jax import decay
 from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
-from adam_jax.optimizers.adam import adam, adamw
-from adam_jax.optimizers.adamax import adamax, adamaxw
-from adam_jax.optimizers.amsgrad import amsgrad as plain_amsgrad
+from adam_jax.optimizers.adam import adamw
+from adam_jax.optimizers.adamax import adamaxw
 from adam_jax.optimizers.amsgrad import amsgradw
 from adam_jax.optimizers.lamb import lamb
 from adam_jax.optimizers.lion import lion
-from adam_jax.optimizers.nadam import nadam, nadamw
+from adam_jax.optimizers.nadam import nadamw
 
 
 def Adam(
@@ -84,14 +82,9 @@ def Adam(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.1000', '-0.0240']
     """
-    plain, decayed = adam, adamw
-    if flag("amsgrad", amsgrad):
-        plain = partial(plain_amsgrad, correct_after_max=True)
-        decayed = partial(amsgradw, correct_after_max=True)
-    return _optimizer(
-        plain,
-        decayed,
-        weight_decay,
+    make = partial(amsgradw, correct_after_max=True) if flag("amsgrad", amsgrad) else adamw
+    return make(
+        weight_decay=_or_none(weight_decay),
         eps_hat=True,
         learning_rate=learning_rate,
         b1=beta_1,
@@ -167,10 +160,8 @@ def Nadam(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.1063', '-0.1063']
     """
-    return _optimizer(
-        nadam,
-        nadamw,
-        weight_decay,
+    return nadamw(
+        weight_decay=_or_none(weight_decay),
         momentum_decay=1.0,
         learning_rate=learning_rate,
         b1=beta_1,
@@ -208,10 +199,8 @@ def Adamax(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.1000', '-0.0500']
     """
-    return _optimizer(
-        adamax,
-        adamaxw,
-        weight_decay,
+    return adamaxw(
+        weight_decay=_or_none(weight_decay),
         eps_inside=False,
         learning_rate=learning_rate,
         b1=beta_1,
@@ -247,10 +236,8 @@ def Lion(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.1000', '-0.1000']
     """
-    return _optimizer(
-        partial(lion, weight_decay=0.0),
-        lion,
-        weight_decay,
+    return lion(
+        weight_decay=0.0 if weight_decay is None else weight_decay,
         learning_rate=learning_rate,
         b1=beta_1,
         b2=beta_2,
@@ -287,11 +274,9 @@ def Lamb(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.3536', '-0.3536']
     """
-    after = None if weight_decay is None else decay.by_learning_rate(weight_decay, after=True)
-    return _optimizer(
-        lamb,
-        lamb,
-        after,
+    after = 0.0 if weight_decay is None else decay.by_learning_rate(weight_decay, after=True)
+    return lamb(
+        weight_decay=after,
         learning_rate=learning_rate,
         b1=beta_1,
         b2=beta_2,
@@ -302,13 +287,6 @@ def Lamb(
     )
 
 
-def _optimizer(
-    plain: Callable[..., optax.GradientTransformationExtraArgs],
-    decayed: Callable[..., optax.GradientTransformationExtraArgs],
-    weight_decay: Any,
-    **settings: Any,
-) -> optax.GradientTransformationExtraArgs:
-    """The optimizer without or with decay."""
-    if weight_decay is None:
-        return plain(**settings)
-    return decayed(weight_decay=weight_decay, **settings)
+def _or_none(weight_decay: Scalar | Schedule | None) -> Any:
+    """The decay, where ``None`` is none, and not a rate of 0, which wants parameters."""
+    return decay.NO_DECAY if weight_decay is None else weight_decay

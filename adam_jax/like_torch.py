@@ -30,17 +30,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import optax
 
 from adam_jax import decay
 from adam_jax.hyperparameters import Scalar, Schedule, brief, flag, is_zero, scalar_or_schedule
-from adam_jax.optimizers.adam import adam, adamw
-from adam_jax.optimizers.adamax import adamax, adamaxw
-from adam_jax.optimizers.amsgrad import amsgrad as plain_amsgrad
+from adam_jax.optimizers.adam import adamw
+from adam_jax.optimizers.adamax import adamaxw
 from adam_jax.optimizers.amsgrad import amsgradw
-from adam_jax.optimizers.nadam import nadam, nadamw
-from adam_jax.optimizers.radam import radam, radamw
+from adam_jax.optimizers.nadam import nadamw
+from adam_jax.optimizers.radam import radamw
 
 
 def Adam(
@@ -89,13 +87,9 @@ def Adam(
       >>> [f"{x:.4f}" for x in updates]
       ['0.1000', '0.1000']
     """
-    plain, decayed = adam, adamw
-    if flag("amsgrad", amsgrad):
-        plain = partial(plain_amsgrad, correct_after_max=True)
-        decayed = partial(amsgradw, correct_after_max=True)
+    make = partial(amsgradw, correct_after_max=True) if flag("amsgrad", amsgrad) else adamw
     return _optimizer(
-        plain,
-        decayed,
+        make,
         weight_decay,
         decoupled_weight_decay,
         maximize,
@@ -180,7 +174,6 @@ def NAdam(
       ['-0.1056', '-0.1056']
     """
     return _optimizer(
-        nadam,
         nadamw,
         weight_decay,
         decoupled_weight_decay,
@@ -223,7 +216,6 @@ def RAdam(
       ['-0.3000', '-0.0200']
     """
     return _optimizer(
-        radam,
         radamw,
         weight_decay,
         decoupled_weight_decay,
@@ -265,7 +257,6 @@ def Adamax(
       ['-0.1000', '-0.1000']
     """
     return _optimizer(
-        adamax,
         adamaxw,
         weight_decay,
         False,
@@ -280,8 +271,7 @@ def Adamax(
 
 
 def _optimizer(
-    plain: Callable[..., optax.GradientTransformationExtraArgs],
-    decayed: Callable[..., optax.GradientTransformationExtraArgs],
+    make: Callable[..., optax.GradientTransformationExtraArgs],
     weight_decay: Scalar | Schedule,
     decoupled: bool,
     maximize: bool,
@@ -292,11 +282,8 @@ def _optimizer(
     rate: Any = weight_decay
     if not (decoupled and isinstance(rate, decay.Decay)):  # which names another form itself
         rate = scalar_or_schedule("weight_decay", rate)
-    if isinstance(rate, float | jax.Array) and is_zero(rate):
-        tx = plain(**settings)
-    else:
-        form = rate if decoupled else decay.l2(rate)
-        tx = decayed(weight_decay=form, **settings)
+    form = decay.NO_DECAY if is_zero(rate) else rate if decoupled else decay.l2(rate)
+    tx = make(weight_decay=form, **settings)
     return optax.chain(optax.scale(-1.0), tx) if flag("maximize", maximize) else tx
 
 

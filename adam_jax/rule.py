@@ -189,6 +189,12 @@ def inner_product(x: jax.Array, y: jax.Array) -> jax.Array:
     return (x * y.conj()).real if jnp.iscomplexobj(x) else x * y
 
 
+def with_magnitude(x: jax.Array, change: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """``x`` with ``change`` of its magnitude, and its own sign or phase; 0 where ``x`` is."""
+    size = jnp.abs(x)
+    return safe_divide(x, size) * change(size)
+
+
 def quotient(x: jax.Array, y: jax.Array, eps: Scalar) -> jax.Array:
     """``x / y``, where ``y`` is at least ``eps``; if that may be 0, safely."""
     return x / y if is_positive(eps) else safe_divide(x, y)

@@ -23,6 +23,7 @@ from jax.extend import core as jex_core
 import adam_jax
 
 FIRST = next(iter(FORMATS))
+FIRST_MEMBER = next(iter(MEMBERS))
 LOW = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 MATRIX = (7, 61)  # its rows are no multiple of a block, nor of a byte of two codes
 
@@ -32,12 +33,11 @@ def formats(member, *, variants):
 
     With variants, also those of a member in the first format, of a format with the first member.
     """
-    first_member = next(iter(MEMBERS))
     return [
         name
         for name, storage in FORMATS.items()
         if not (MEMBERS[member].variant or storage.variant)
-        or (variants and (member == first_member or name == FIRST))
+        or (variants and (member == FIRST_MEMBER or name == FIRST))
     ]
 
 
@@ -57,13 +57,12 @@ every_member_variant_too = pytest.mark.parametrize(
 
 def every_member_with(name, values, others):
     """The test over each member; with the first one over all values, else over the ``others``."""
-    first_member = next(iter(MEMBERS))
     cases = [
         pytest.param(m, value, id=f"{label}-{m}")
         for m in MEMBERS
         if not MEMBERS[m].variant
         for label, value in values.items()
-        if m == first_member or label in others
+        if m == FIRST_MEMBER or label in others
     ]
     return pytest.mark.parametrize(("member", name), cases)
 
@@ -120,10 +119,10 @@ def forest(member, leaf=None):
     leaf = tree() if leaf is None else leaf
     found = dict.fromkeys(formats(member, variants=True), leaf)
     blocks = [f for f in found if len(FORMATS[f].dtypes) > 1]
-    if member != next(iter(MEMBERS)) and blocks and not family.every_format:
+    if member != FIRST_MEMBER and blocks and not family.every_format:
         turn = blocks[list(MEMBERS).index(member) % len(blocks)]
         found = {f: leaf for f in found if f == turn or f not in blocks}
-    if isinstance(leaf, dict) and "scalar" in leaf and member != next(iter(MEMBERS)):
+    if isinstance(leaf, dict) and "scalar" in leaf and member != FIRST_MEMBER:
         larger = {**leaf, "scalar": None, "empty": None}
         found.update({f: larger for f in found if len(FORMATS[f].dtypes) > 1})
     return found
@@ -409,7 +408,7 @@ def test_every_finite_gradient_gives_finite_updates_and_state(member, dtype):
 @every_member_variant_too
 def test_zero_gradients_from_a_fresh_state_give_zero(member):
     tx, zero = direction(member), jax.tree.map(jnp.zeros_like, forest(member))
-    most = 1e-2 if getattr(MEMBERS[member], "drifts", False) else 0
+    most = 1e-2 if MEMBERS[member].drifts else 0
     state = tx.init(zero)
     for _ in range(2):
         updates, state = tx.update(zero, state)
@@ -426,7 +425,7 @@ def test_a_gradient_that_is_not_finite_is_never_hidden(member, bad):
     updates, _ = tx.update(g, tx.init(forest(member, {"w": array()})))
     bad_ones = {path: ~np.isfinite(u) for path, u in floats(updates).items()}
     assert [path for path, where in bad_ones.items() if not where[0, 1]] == []
-    if not getattr(MEMBERS[member], "reduces", False):
+    if not MEMBERS[member].reduces:
         assert [path for path, where in bad_ones.items() if where.sum() != 1] == []
 
 
@@ -486,7 +485,7 @@ def test_vmapped_steps_agree_with_single_ones(member):
     found = jax.jit(both)(two(params), two(g), twice)
     found_fresh, (updates, new) = jax.tree.map(lambda x: x[0], found)
     assert differing(found_fresh, fresh) == []
-    if not getattr(MEMBERS[member], "reduces", False):
+    if not MEMBERS[member].reduces:
         assert differing((updates, new), expected) == []
         return
     # Another order of summation: and so, by chance, another code.

@@ -47,7 +47,7 @@ class AdamBase(Rule):
         """The factors of mu and g in the mean, eps and eps_root; all times the root of nu's."""
         of_mu, of_g = self.factors(t)
         correction = self.correction(t)
-        scale = jnp.sqrt(jnp.asarray(correction, t.dtype))
+        scale = jnp.sqrt(correction)
         if self.eps_hat:
             return scale * of_mu, scale * of_g, self.eps, self.eps_root
         return scale * of_mu, scale * of_g, scale * self.eps, correction * self.eps_root
@@ -60,9 +60,9 @@ class AdamBase(Rule):
             return self.b1, 1 - self.b1
         return self.b1 / debias(self.b1, t + 1), (1 - self.b1) / debias(self.b1, t)
 
-    def correction(self, t: jax.Array) -> Scalar:
+    def correction(self, t: jax.Array) -> jax.Array:
         """What nu is divided by."""
-        return debias(self.b2, t) if self.bias_correction_nu else 1.0
+        return debias(self.b2, t) if self.bias_correction_nu else jnp.ones_like(t)
 
     def mean(self, c: Coefficients, g: jax.Array, mu: jax.Array) -> jax.Array:
         """The mean gradient, corrected, and with ``nesterov`` looking ahead."""

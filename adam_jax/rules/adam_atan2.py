@@ -18,7 +18,17 @@ import jax.numpy as jnp
 from optax import ScaleByAdamState
 
 from adam_jax.hyperparameters import DecayRate, NonNegative
-from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, root, safe_divide, square
+from adam_jax.rule import (
+    Coefficients,
+    Moment,
+    Rule,
+    debias,
+    ema,
+    root,
+    safe_divide,
+    square,
+    with_magnitude,
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,7 @@ class AdamAtan2(Rule):
         nu = ema(self.b2, nu, square(g))
         mean, size = of_mu * mu, of_root * root(nu)
         if jnp.iscomplexobj(mean):
-            length = jnp.abs(mean)
-            return self.a * angle(length, size) * safe_divide(mean, length), mu, nu
+            return with_magnitude(mean, lambda length: self.a * angle(length, size)), mu, nu
         return self.a * angle(mean, size), mu, nu
 
 

@@ -57,11 +57,7 @@ class AdEMAMix(AdamBase):
             # Not 1 - b3_t, of which float32 keeps three digits.
             inverse = (1 - done) * _inverse_log(self.b1) + done * _inverse_log(self.b3)
             alpha, rate = alpha * done, -jnp.expm1(1 / inverse)
-        return (
-            *super().coefficients(t),
-            rate,
-            alpha * jnp.sqrt(jnp.asarray(self.correction(t), t.dtype)),
-        )
+        return *super().coefficients(t), rate, alpha * jnp.sqrt(self.correction(t))
 
     def update(
         self, c: Coefficients, g: jax.Array, m1: jax.Array, m2: jax.Array, nu: jax.Array

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from optax import ScaleByAdamState
 
 from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, Scalar, function
-from adam_jax.rule import Coefficients, Moment, Rule, ema, quotient, root, safe_divide, square
+from adam_jax.rule import Coefficients, Moment, Rule, ema, quotient, root, square, with_magnitude
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,5 @@ class Adopt(Rule):
 
 def _clip(x: jax.Array, bound: Scalar) -> jax.Array:
     if jnp.iscomplexobj(x):
-        size = jnp.abs(x)
-        return safe_divide(x, size) * jnp.minimum(size, bound)
+        return with_magnitude(x, lambda size: jnp.minimum(size, bound))
     return jnp.clip(x, -bound, bound)

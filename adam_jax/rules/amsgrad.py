@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from optax import ScaleByAmsgradState
 
-from adam_jax.hyperparameters import Flag, Scalar
+from adam_jax.hyperparameters import Flag
 from adam_jax.rule import Coefficients, Moment, ema, quotient, square
 from adam_jax.rules.adam import AdamBase
 
@@ -41,9 +41,9 @@ class AMSGrad(AdamBase):
         before = 1.0 if self.correct_after_max else 1 / super().correction(t)
         return *super().coefficients(t), before
 
-    def correction(self, t: jax.Array) -> Scalar:
+    def correction(self, t: jax.Array) -> jax.Array:
         """What the maximum is divided by."""
-        return super().correction(t) if self.correct_after_max else 1.0
+        return super().correction(t) if self.correct_after_max else jnp.ones_like(t)
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array, nu_max: jax.Array

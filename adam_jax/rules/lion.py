@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from optax import ScaleByLionState
 
 from adam_jax.hyperparameters import DecayRate, NonNegative, one_of
-from adam_jax.rule import Coefficients, Moment, Rule, ema, safe_divide
+from adam_jax.rule import Coefficients, Moment, Rule, ema, with_magnitude
 
 _MODES = ("hard", "smooth", "refined")
 
@@ -46,12 +46,11 @@ class Lion(Rule):
         """The sign, hard or soft."""
         del c
         mean = ema(self.b1, mu, g)
-        size = jnp.abs(mean)
         match self.mode:
             case "hard":
                 direction = jnp.sign(mean)
             case "smooth":
-                direction = safe_divide(mean, size) * jnp.tanh(self.smooth_beta * size)
+                direction = with_magnitude(mean, lambda size: jnp.tanh(self.smooth_beta * size))
             case _:
-                direction = safe_divide(mean, size) * jnp.minimum(size, 1)
+                direction = with_magnitude(mean, lambda size: jnp.minimum(size, 1))
         return direction, ema(self.b2, mu, g)

@@ -25,7 +25,7 @@ class StableAdam(Adam):
 
     def coefficients(self, t: jax.Array) -> Coefficients:
         """Adam's, and the root of nu's correction."""
-        return *super().coefficients(t), jnp.sqrt(jnp.asarray(self.correction(t), t.dtype))
+        return *super().coefficients(t), jnp.sqrt(self.correction(t))
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array
