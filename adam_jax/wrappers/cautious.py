@@ -7,13 +7,10 @@ Liang et al. 2024, "Cautious Optimizers: Improving Training with One Line of Cod
 1e-3 is its own code's.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from adam_jax.hyperparameters import flag, transformation
 from adam_jax.rule import inner_product
 from adam_jax.wrappers.by_gradient import by_gradient
 
@@ -49,8 +46,7 @@ def cautious(
       >>> [f"{abs(x):.4f}" for x in updates]  # the second entry's mean still points the other way
       ['0.2000', '0.0000']
     """
-    sign = -1.0 if flag("descends", descends) else 1.0
-    return by_gradient(transformation("inner", inner), partial(_masked, sign))
+    return by_gradient(inner, descends, _masked)
 
 
 @jax.jit

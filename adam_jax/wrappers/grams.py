@@ -5,13 +5,10 @@
 Cao, Li & Song 2024, "Grams: Gradient Descent with Adaptive Momentum Scaling", Algorithm 1.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import optax
 
-from adam_jax.hyperparameters import flag, transformation
 from adam_jax.wrappers.by_gradient import by_gradient
 
 
@@ -45,8 +42,7 @@ def grams(
       >>> [f"{x:.4f}" for x in updates]  # the mean of the second entry is still positive
       ['-0.1000', '0.0266']
     """
-    sign = -1.0 if flag("descends", descends) else 1.0
-    return by_gradient(transformation("inner", inner), partial(_turned, sign))
+    return by_gradient(inner, descends, _turned)
 
 
 @jax.jit
