@@ -1,6 +1,6 @@
 """Adam and its family for JAX, as pure ``init`` and ``update`` functions over pytrees."""
 
-from adam_jax import decay, like_keras, like_torch, storage
+from adam_jax import decay, leaves, like_keras, like_torch, storage
 from adam_jax.compiler import compiler_options
 from adam_jax.diagnostics import memory
 from adam_jax.optimizers.adabelief import adabelief, scale_by_belief
@@ -23,12 +23,16 @@ from adam_jax.optimizers.yogi import scale_by_yogi, yogi
 from adam_jax.precision import kahan_summation, master_weights, stochastic_rounding
 from adam_jax.rule import Moment, Rule
 from adam_jax.transform import lift
+from adam_jax.wrappers.by_path import by_path
 from adam_jax.wrappers.cautious import cautious
 from adam_jax.wrappers.grams import grams
+from adam_jax.wrappers.path_rules import FREEZE, Scale
 
 __all__ = [
+    "FREEZE",
     "Moment",
     "Rule",
+    "Scale",
     "adabelief",
     "adam",
     "adam_atan2",
@@ -42,6 +46,7 @@ __all__ = [
     "adoptw",
     "amsgrad",
     "amsgradw",
+    "by_path",
     "cautious",
     "compiler_options",
     "decay",
@@ -49,6 +54,7 @@ __all__ = [
     "kahan_summation",
     "lamb",
     "laprop",
+    "leaves",
     "lift",
     "like_keras",
     "like_torch",

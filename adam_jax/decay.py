@@ -15,6 +15,9 @@ The others are asked for by name:
 Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101,
 tell l2 (their equation 1 and Algorithm 2's first line) from decoupled decay, which in their
 Algorithm 2 is `by_schedule`: the schedule multiplies it, the base learning rate does not.
+
+Each takes the extra argument ``weight_decay_scale`` of ``update``: a function from the updates to a
+tree like them, of factors on each leaf's rate. `by_path` gives it.
 """
 
 from abc import ABC, abstractmethod
@@ -71,28 +74,34 @@ class _NoDecay(Decay):
 @dataclass(frozen=True)
 class _L2(Decay):
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        added = optax.add_decayed_weights(self.rate, mask)
+        added = _added(self.rate, mask)
         return added, *direction, optax.scale_by_learning_rate(learning_rate)
 
 
 @dataclass(frozen=True)
 class _ByLearningRate(Decay):
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        added = optax.add_decayed_weights(self.rate, mask)
+        added = _added(self.rate, mask)
         first, *others = direction
         return first, added, *others, optax.scale_by_learning_rate(learning_rate)
 
 
 @dataclass(frozen=True)
 class _OfStepped(Decay):
-    """Parameters decay after they have moved, by a share that follows from both rates."""
+    """Parameters decay after they have moved, by ``x / divisor(x)`` of both rates' product x."""
 
-    share: Callable[[Any], Any]
+    divisor: Callable[[Any], Any]
 
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        lost = _product(lambda x: -self.share(x), learning_rate, self.rate)
+        lost = _product(lambda x: -x / self.divisor(x), learning_rate, self.rate)
+        both = _product(lambda x: x, learning_rate, self.rate)
+
+        def growth(factor: Any, count: Any) -> Any:
+            x = both(count) if callable(both) else both
+            return factor * self.divisor(x) / self.divisor(factor * x)
+
         step = optax.scale_by_learning_rate(learning_rate)
-        return *direction, step, _of_stepped(optax.add_decayed_weights(lost, mask))
+        return *direction, step, _of_stepped(_added(lost, mask, growth))
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class _Independent(Decay):
     schedule: Rate
 
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        lost = optax.add_decayed_weights(_product(lambda x: -x, self.rate, self.schedule), mask)
+        lost = _added(_product(lambda x: -x, self.rate, self.schedule), mask)
         return *direction, optax.scale_by_learning_rate(learning_rate), lost
 
 
@@ -133,7 +142,7 @@ def by_learning_rate(rate: Rate, after: bool = False) -> Decay:
       >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
       -0.1000
     """
-    return _OfStepped(rate, _same) if flag("after", after) else _ByLearningRate(rate)
+    return _OfStepped(rate, _one) if flag("after", after) else _ByLearningRate(rate)
 
 
 def proximal(rate: Rate) -> Decay:
@@ -146,7 +155,7 @@ def proximal(rate: Rate) -> Decay:
       >>> print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
       -1.0000
     """
-    return _OfStepped(rate, _proximal)
+    return _OfStepped(rate, _one_plus)
 
 
 def by_schedule(rate: Rate, schedule: Schedule) -> Decay:
@@ -218,12 +227,13 @@ def descent(
     return full_precision(chain)
 
 
-def _same(x: Any) -> Any:
-    return x
+def _one(x: Any) -> Any:
+    del x
+    return 1
 
 
-def _proximal(x: Any) -> Any:
-    return x / (1 + x)
+def _one_plus(x: Any) -> Any:
+    return 1 + x
 
 
 def _product(then: Callable[[Any], Any], a: Rate, b: Rate) -> Rate:
@@ -233,16 +243,57 @@ def _product(then: Callable[[Any], Any], a: Rate, b: Rate) -> Rate:
     return lambda count: then((a(count) if callable(a) else a) * (b(count) if callable(b) else b))
 
 
-def _of_stepped(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _added(
+    rate: Rate, mask: Any, growth: Callable[[Any, Any], Any] = lambda factor, _: factor
+) -> optax.GradientTransformationExtraArgs:
+    """`optax.add_decayed_weights` with factors, of a leaf's rate, in ``weight_decay_scale``.
+
+    Args:
+      rate: what parameters are multiplied by.
+      mask: which ones.
+      growth: of a factor and the count of steps: what ``rate`` is then multiplied by.
+    """
+    inner = optax.with_extra_args_support(optax.add_decayed_weights(rate, mask))
+
+    def update(
+        updates: Any,
+        state: Any,
+        params: Any = None,
+        *,
+        weight_decay_scale: Callable[[Any], Any] | None = None,
+        **extra_args: Any,
+    ) -> tuple[Any, Any]:
+        del extra_args
+        if params is not None:
+            params = _moving(lambda _, p: p, updates, params)
+        if weight_decay_scale is not None and params is not None:
+            scale, count = weight_decay_scale(updates), optax.tree_utils.tree_get(state, "count")
+            # The parameter is multiplied, so that the rate and the state are as without.
+            params = _moving(lambda _, p, k: p * growth(k, count), updates, params, scale)
+        steps, state = inner.update(updates, state, params)
+        return steps, state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _of_stepped(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
     """A transformation that is shown the parameters as the updates will make them."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        # What has no gradient may be anything, and stays.
+    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if params is not None:
-            params = jax.tree.map(
-                lambda u, p: p if u is None else p + u, updates, params, is_leaf=lambda x: x is None
-            )
-        lessened, state = inner.update(updates, state, params)
-        return lessened, state
+            params = _moving(lambda u, p: p + u, updates, params)
+        steps, state = inner.update(updates, state, params, **extra_args)
+        return steps, state
 
-    return optax.GradientTransformation(inner.init, update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def _moving(change: Callable[..., Any], updates: Any, params: Any, *rest: Any) -> Any:
+    """Parameters, each changed; what has no gradient may be anything, and is left out."""
+
+    def one(u: Any, p: Any, *more: Any) -> Any:
+        return None if u is None else change(u, p, *more)
+
+    return jax.tree.map(one, updates, params, *rest, is_leaf=lambda x: x is None)
