@@ -27,6 +27,7 @@ from adam_jax.wrappers.by_path import by_path
 from adam_jax.wrappers.cautious import cautious
 from adam_jax.wrappers.grams import grams
 from adam_jax.wrappers.path_rules import FREEZE, Scale
+from adam_jax.wrappers.with_hyperparameters import set_hyperparameters, with_hyperparameters
 
 __all__ = [
     "FREEZE",
@@ -76,8 +77,10 @@ __all__ = [
     "scale_by_lion",
     "scale_by_radam",
     "scale_by_yogi",
+    "set_hyperparameters",
     "stable_adamw",
     "stochastic_rounding",
     "storage",
+    "with_hyperparameters",
     "yogi",
 ]

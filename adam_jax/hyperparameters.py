@@ -3,12 +3,17 @@
 A Python or NumPy number is static: its value is checked here, once, and it stays a double, so that
 what is derived from it (``1 - b2``, ``log b2``) is exact to float32. A ``jax.Array`` is dynamic,
 whether traced or not: only its shape and dtype are checked, and changing its value recompiles
-nothing.
+nothing. Of the decay rate 0.999 float32 loses so much that 1 - b is 1.3e-5 off: `Exact` is a
+dynamic number that has not lost it.
 """
 
 import numbers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 import jax
@@ -18,6 +23,66 @@ import optax
 
 Scalar: TypeAlias = float | jax.Array
 Schedule: TypeAlias = Callable[[jax.Array], Any]
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["high", "low"], meta_fields=[])
+@dataclass(frozen=True, eq=False)
+class Exact:
+    """A dynamic number, as the sum of a float32 and of what that has rounded off.
+
+    Taken from a number, as in ``1 - x``, it is all of it; anything else has it rounded. Operators
+    take it as they take an array, and so does ``jnp.asarray``, which other functions may need.
+
+    >>> x = Exact.of(0.999)
+    >>> f"{1 - x:.8f} {1 - x.high:.8f}"
+    '0.00100000 0.00099999'
+    """
+
+    high: jax.Array
+    low: jax.Array
+
+    @classmethod
+    def of(cls, value: Any) -> "Exact":
+        """A number in two float32 parts, neither of which is another's array."""
+        value = value if isinstance(value, jax.Array) else np.float64(value)
+        high = value.astype(np.float32)
+        low = (value - high.astype(value.dtype)).astype(np.float32)
+        return cls(jnp.array(high), jnp.array(low))
+
+    def __rsub__(self, other: Any) -> Any:
+        return (other - self.high) - self.low
+
+    def __jax_array__(self) -> jax.Array:
+        return self.high
+
+
+def _rounded(operator: str) -> Callable[..., Any]:
+    return lambda self, *others: getattr(self.high, operator)(*others)
+
+
+for _operator in (
+    *("__neg__", "__add__", "__radd__", "__sub__", "__mul__", "__rmul__", "__truediv__"),
+    *("__rtruediv__", "__pow__", "__rpow__", "__lt__", "__le__", "__gt__", "__ge__"),
+):
+    setattr(Exact, _operator, _rounded(_operator))
+
+#: Which types of numbers may change without recompilation.
+DYNAMIC = (jax.Array, Exact)
+
+_KNOWN: ContextVar[dict[int, Any]] = ContextVar("known")
+
+
+@contextmanager
+def known(values: Iterable[Exact]) -> Iterator[None]:
+    """While it lasts, a check that is given one's ``high`` knows of the whole number.
+
+    So functions of others see arrays, as they want, and nothing is lost where it matters to ours.
+    """
+    token = _KNOWN.set({id(x.high): x for x in values})
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
 
 
 def brief(value: Any) -> str:
@@ -91,7 +156,14 @@ def decay_rate(name: str, value: Any) -> Scalar:
     Traceback (most recent call last):
     ValueError: `b2` must be in [0, 1), got 1.5
     """
-    return number("in [0, 1)", lambda x: 0 <= x < 1)(name, value)
+    return _decay_rate(name, value, "in [0, 1)")
+
+
+def _decay_rate(name: str, value: Any, rule: str) -> Scalar:
+    if not isinstance(value, Exact):
+        value = number(rule, lambda x: 0 <= x < 1)(name, value)
+    whole: Scalar = _KNOWN.get({}).get(id(value), value)
+    return whole
 
 
 def flag(name: str, value: Any) -> bool:
@@ -196,7 +268,7 @@ def decay_rate_or_schedule(name: str, value: Any) -> Scalar | Schedule:
     """Check a number in [0, 1), or pass a schedule on."""
     if callable(value):
         return value  # type: ignore[no-any-return]
-    return number("in [0, 1) or a schedule", lambda x: 0 <= x < 1)(name, value)
+    return _decay_rate(name, value, "in [0, 1) or a schedule")
 
 
 def optional_steps(name: str, value: Any) -> int | None:
@@ -212,12 +284,12 @@ def optional_steps(name: str, value: Any) -> int | None:
 
 def is_zero(value: Scalar) -> bool:
     """Whether it is known to be 0, so that what it adds can be left out of the program."""
-    return not isinstance(value, jax.Array) and value == 0
+    return not isinstance(value, DYNAMIC) and value == 0
 
 
 def is_positive(value: Scalar) -> bool:
     """Whether it is known to be above 0, and far enough for float32 not to lose it when scaled."""
-    return not isinstance(value, jax.Array) and value > 1e-30
+    return not isinstance(value, DYNAMIC) and value > 1e-30
 
 
 DecayRate: TypeAlias = Annotated[Scalar, decay_rate]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from adam_jax.hyperparameters import Scalar, is_positive
+from adam_jax.hyperparameters import DYNAMIC, Scalar, is_positive
 
 Coefficients: TypeAlias = tuple[Scalar, ...]
 
@@ -45,8 +45,8 @@ class Rule(ABC):
     """A member of the family, for one array; subclasses are frozen dataclasses.
 
     Fields are the hyperparameters. Those annotated with a check of `hyperparameters` are validated
-    on construction. A rule is a pytree: its dynamic hyperparameters (``jax.Array``) are the leaves,
-    the static ones belong to its structure, so that it passes through ``jit`` as an argument.
+    on construction. A rule is a pytree: its dynamic hyperparameters (``jax.Array`` or `Exact`) are
+    its children, the static ones belong to its structure, so that it passes through ``jit``.
     """
 
     #: The state, a NamedTuple: a field a moment, and one or more that count the steps.
@@ -97,7 +97,7 @@ class Rule(ABC):
 
 
 def _flatten(rule: Rule) -> tuple[tuple[Any, ...], Any]:
-    dynamic = {k: v for k, v in vars(rule).items() if isinstance(v, jax.Array)}
+    dynamic = {k: v for k, v in vars(rule).items() if isinstance(v, DYNAMIC)}
     static = {k: v for k, v in vars(rule).items() if k not in dynamic}
     return tuple(dynamic.values()), (tuple(dynamic), tuple(static.items()))
 
@@ -137,14 +137,14 @@ def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:
     """The exponential moving average ``b * average + (1 - b) * new``, without that form's bias.
 
     In float32 the two products settle on (1 - b) / (1 - fl(b)) times the truth, 1.3e-5 off at
-    b = 0.999. An increment from the nearer end does not, and a static ``1 - b`` is a double. What
-    no float32 average can do is to move by less than half a unit in the last place: towards a value
-    that never changes it stops 3e-8 / (1 - b) short.
+    b = 0.999. An increment from the nearer end does not, and ``1 - b`` of a double, or of an
+    `Exact`, is right. What no float32 average can do is to move by less than half a unit in the
+    last place: towards a value that never changes it stops 3e-8 / (1 - b) short.
     """
-    if isinstance(b, jax.Array):
+    if isinstance(b, DYNAMIC):
         slow = b >= 0.5
         start, end = jnp.where(slow, average, new), jnp.where(slow, new, average)
-        rate = jnp.where(slow, 1 - b, b).astype(average.real.dtype)
+        rate = jnp.where(slow, 1 - b, jnp.asarray(b)).astype(average.real.dtype)
         return start + rate * (end - start)
     if b < 0.5:
         return new + b * (average - new)
@@ -157,7 +157,7 @@ def debias(b: Scalar, t: jax.Array) -> jax.Array:
     Through expm1 and a double logarithm: in float32 ``1 - b**t`` itself is wrong by 1.3e-5 at
     b = 0.999 and by 1.3e-2 at 1 - 1e-6.
     """
-    if isinstance(b, jax.Array):
+    if isinstance(b, DYNAMIC):
         # The plain form is exact enough where b is small, and has a derivative at 0.
         return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * log(b)))
     return -jnp.expm1(t * log(b))
@@ -165,10 +165,10 @@ def debias(b: Scalar, t: jax.Array) -> jax.Array:
 
 def log(b: Scalar) -> Scalar:
     """The logarithm of a decay rate; of 0 a number so low that what decays by it is gone."""
-    if isinstance(b, jax.Array):
+    if isinstance(b, DYNAMIC):
         small = b < 0.5
-        low = jnp.log(jnp.where(small, jnp.maximum(b, 1e-30), 1))
-        return jnp.where(small, low, jnp.log1p(jnp.where(small, 0.5, b) - 1))
+        low = jnp.log(jnp.where(small, jnp.maximum(jnp.asarray(b), 1e-30), 1))
+        return jnp.where(small, low, jnp.log1p(-jnp.where(small, 0.5, 1 - b)))
     return math.log(max(b, 1e-300))
 
 

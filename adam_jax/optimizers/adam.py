@@ -67,7 +67,7 @@ def adam(
     updates have the gradients' dtypes, and the state keeps its own.
 
     Every number may be static, and is then checked here, or a scalar ``jax.Array``, traced or not
-    (`optax.inject_hyperparams`, ``vmap``, ``grad``), whose value may change without recompilation.
+    (`with_hyperparameters`, ``vmap``, ``grad``), whose value may change without recompilation.
 
     Args:
       learning_rate: the step's size, in units of the parameters: a number >= 0, a schedule from the

@@ -12,7 +12,6 @@ steps after which half is forgotten (appendix A.1): 1 / log(b3_t) is linear in t
 schedules instead, of the count of steps done.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -28,7 +27,7 @@ from adam_jax.hyperparameters import (
     optional_steps,
     scalar_or_schedule,
 )
-from adam_jax.rule import Coefficients, Moment, ema, quotient, square
+from adam_jax.rule import Coefficients, Moment, ema, log, quotient, square
 from adam_jax.rules.adam import AdamBase
 
 
@@ -78,6 +77,7 @@ class AdEMAMix(AdamBase):
 
 def _inverse_log(b: Any) -> Scalar:
     """``1 / log(b)``, and 0 for 0."""
-    if isinstance(b, jax.Array):
-        return jnp.where(b > 0, 1 / jnp.log(jnp.where(b > 0, b, 0.5)), 0)
-    return 1 / math.log(b) if b > 0 else -0.0
+    inverse = 1 / log(b)
+    if isinstance(inverse, jax.Array):
+        return jnp.where(b > 0, inverse, 0)
+    return inverse if b > 0 else -0.0
