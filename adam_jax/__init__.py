@@ -1,6 +1,8 @@
 """Adam and its family for JAX, as pure ``init`` and ``update`` functions over pytrees."""
 
 from adam_jax import decay, leaves, like_keras, like_torch, storage
+from adam_jax.averaging import average_params, averaged_params
+from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
 from adam_jax.diagnostics import memory
 from adam_jax.optimizers.adabelief import adabelief, scale_by_belief
@@ -22,18 +24,24 @@ from adam_jax.optimizers.stable_adamw import stable_adamw
 from adam_jax.optimizers.yogi import scale_by_yogi, yogi
 from adam_jax.precision import kahan_summation, master_weights, stochastic_rounding
 from adam_jax.rule import Moment, Rule
+from adam_jax.step import train_step
+from adam_jax.surgery import grow, reset
 from adam_jax.transform import lift
+from adam_jax.wrappers.accumulate import accumulate
 from adam_jax.wrappers.by_path import by_path
 from adam_jax.wrappers.cautious import cautious
 from adam_jax.wrappers.grams import grams
 from adam_jax.wrappers.path_rules import FREEZE, Scale
+from adam_jax.wrappers.skip_unstable import check_stable, skip_unstable
 from adam_jax.wrappers.with_hyperparameters import set_hyperparameters, with_hyperparameters
+from adam_jax.wrappers.with_metrics import read_metrics, with_metrics
 
 __all__ = [
     "FREEZE",
     "Moment",
     "Rule",
     "Scale",
+    "accumulate",
     "adabelief",
     "adam",
     "adam_atan2",
@@ -47,11 +55,16 @@ __all__ = [
     "adoptw",
     "amsgrad",
     "amsgradw",
+    "average_params",
+    "averaged_params",
     "by_path",
     "cautious",
+    "check_stable",
+    "clip_by_global_norm",
     "compiler_options",
     "decay",
     "grams",
+    "grow",
     "kahan_summation",
     "lamb",
     "laprop",
@@ -67,6 +80,8 @@ __all__ = [
     "nadamw",
     "radam",
     "radamw",
+    "read_metrics",
+    "reset",
     "scale_by_adam",
     "scale_by_adamax",
     "scale_by_adan",
@@ -78,9 +93,12 @@ __all__ = [
     "scale_by_radam",
     "scale_by_yogi",
     "set_hyperparameters",
+    "skip_unstable",
     "stable_adamw",
     "stochastic_rounding",
     "storage",
+    "train_step",
     "with_hyperparameters",
+    "with_metrics",
     "yogi",
 ]

@@ -6,20 +6,19 @@ rest, such as the count of steps, belongs to no parameter.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from adam_jax.hyperparameters import brief, transformation
+from adam_jax.ownership import Path, name_of, walk
 
 _MOST_ROWS = 20
 
-_Path: TypeAlias = tuple[Any, ...]
-_Owned: TypeAlias = list[tuple[_Path, Any]]
 _keystr = jax.tree_util.keystr
 
 
@@ -136,7 +135,7 @@ def memory(tx: optax.GradientTransformation, params: optax.Params) -> Memory:
     _require_arrays(params)
     state = jax.eval_shape(tx.init, params)
     sites, other = [], {}
-    for path, part, owned in _walk(state, params):
+    for path, part, owned in walk(state, params):
         if owned is None:
             other[_keystr(path)] = _bytes(part)
         elif owned:
@@ -176,85 +175,20 @@ def aligned(rows: Sequence[Sequence[str]], sides: str) -> str:
     return "\n".join(form.format(*row).rstrip() for row in rows)
 
 
-def _walk(node: Any, params: Any, path: _Path = ()) -> Iterator[tuple[_Path, Any, _Owned | None]]:
-    """The outermost parts of a state that the parameters own, and the leaves that they do not."""
-    owned = _owned(node, params)
-    children, structure = _level(node)
-    if owned is not None or jax.tree_util.treedef_is_leaf(structure):
-        yield path, node, owned
-        return
-    for key, child in children:
-        yield from _walk(child, params, path + key)
-
-
-def _owned(node: Any, params: Any, path: _Path = ()) -> _Owned | None:
-    """What each parameter owns of a node with the parameters' structure; ``None`` for another.
-
-    What is empty, such as ``None`` or `optax.MaskedNode`, fits in place of any part of the tree.
-    """
-    if not jax.tree.leaves(node):
-        return []
-    children, structure = _level(params)
-    if jax.tree_util.treedef_is_leaf(structure):
-        return [(path, node)] if _fits(node, params, bare=not path) else None
-    found, same = _level(node)
-    if same != structure:
-        return None
-    owned = []
-    for (key, param), (_, part) in zip(children, found, strict=True):
-        below = _owned(part, param, path + key)
-        if below is None:
-            return None
-        owned += below
-    return owned
-
-
-def _fits(part: Any, param: Any, bare: bool) -> bool:
-    """Whether it may be a moment of the parameter: an array, or a node with a ``shape``.
-
-    Inside of a tree the place alone tells, also for moments of another shape, such as rows' sums.
-    A bare parameter has no place: there the shape tells, but not of a number such as the count.
-    """
-    if not hasattr(part, "shape"):
-        return False
-    if not bare:
-        return True
-    shape = _shape(param)
-    floating = jnp.issubdtype(getattr(part, "dtype", jnp.float32), jnp.inexact)
-    return bool(part.shape == shape and (shape or floating))
-
-
-def _level(tree: Any) -> tuple[list[tuple[_Path, Any]], Any]:
-    """The children of a tree's root with their keys, and the structure of the root alone."""
-    children, structure = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda x: x is not tree
-    )
-    return children, structure
-
-
-def _columns(sites: list[tuple[_Path, dict[_Path, int]]]) -> dict[str, dict[_Path, int]]:
+def _columns(sites: list[tuple[Path, dict[Path, int]]]) -> dict[str, dict[Path, int]]:
     """Bytes by parameter for each moment.
 
     Parts of one name become one column where their parameters are different, as in the groups of
     `optax.partition`. Where they are not, as in a chain of two traces, they have to be told apart.
     """
-    columns: dict[str, dict[_Path, int]] = {}
+    columns: dict[str, dict[Path, int]] = {}
     for path, held in sites:
-        name = _name(path)
-        alike = [other for other_path, other in sites if _name(other_path) == name]
+        name = name_of(path)
+        alike = [other for other_path, other in sites if name_of(other_path) == name]
         shared = sum(map(len, alike)) > len({p for other in alike for p in other})
         column = _keystr(path).removeprefix(".") if shared else name
         columns.setdefault(column, {}).update(held)
     return columns
-
-
-def _name(path: _Path) -> str:
-    """The last field's name of a path in the state, and the position in it where there is one."""
-    for index in reversed(range(len(path))):
-        name = getattr(path[index], "name", getattr(path[index], "key", None))
-        if isinstance(name, str):
-            return name + _keystr(path[index + 1 :])
-    return _keystr(path) or "state"
 
 
 def _shape(leaf: Any) -> tuple[int, ...]:
