@@ -33,9 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from speed import Contestant, Parser, count, ratios, rotations, show, surroundings
 
 import adam_jax
-from adam_jax import storage
-from adam_jax.clipping import clip_by_global_norm
-from adam_jax.wrappers.skip_unstable import skip_unstable
+from adam_jax import average_params, clip_by_global_norm, skip_unstable, storage, with_metrics
 
 BARE = "bare"
 LARGE = 1024  # entries, from which on arrays are shared
@@ -58,6 +56,9 @@ SERVICES: dict[str, Service] = {
     ),
     "skip_unstable": Service(skip_unstable),
     "skip_unstable, threshold": Service(partial(skip_unstable, threshold=6.0)),
+    "with_metrics": Service(with_metrics),
+    "with_metrics, every 10": Service(partial(with_metrics, every=10)),
+    "average_params": Service(lambda inner: optax.chain(inner, average_params(0.999))),
     "optax.apply_if_finite": Service(partial(optax.apply_if_finite, max_consecutive_errors=5)),
 }
 

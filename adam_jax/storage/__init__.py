@@ -17,7 +17,8 @@ The last three store blocks of ``block_size`` elements along the last axis that 
 each scaled by its largest magnitude. Shards that are multiples of a block need no communication;
 inside ``shard_map`` they must be, for a block is a shard's own there. An entry that is not finite
 makes its whole block so. Complex parameters are refused. Derivatives stop at codes, which are
-integers. A state goes on in the formats that it was made in.
+integers. A state goes on in the formats that it was made in. (Flax's ``nnx.Optimizer`` would make
+mappings of blocks: let ``init`` see plain arrays, ``tx.init(nnx.as_pure(params))``.)
 
 A function ``(path, leaf) -> format`` (or dtype, or ``None`` for float32) chooses by the path, a key
 path as of `jax.tree_util.tree_map_with_path`, and by the shape of the leaf, a

@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from adam_jax.norms import precision
 from adam_jax.rule import safe_divide, spread
 from adam_jax.rules.adam import Adam
+from adam_jax.storage.at_rest import decoded
 
 # Entries of all leaves together, in equal shares; but no less of a leaf than this.
 _TOGETHER, _EACH = 4096, 256
@@ -130,7 +132,7 @@ def _quantiles(x: jax.Array, weights: jax.Array) -> jax.Array:
 @partial(jax.jit, static_argnums=3)
 def _entries(u: jax.Array, mu: Any, nu: Any, most: int) -> tuple[jax.Array, ...]:
     """About so many entries of a leaf's |u|, |mu| and nu."""
-    mu, nu = (x.decode() if hasattr(x, "decode") else x for x in (mu, nu))
+    mu, nu = decoded(mu), decoded(nu)
     nu = nu if nu.shape == mu.shape else spread(nu, mu.shape)
     return tuple(jnp.abs(_thinned(x, most)) for x in (u, mu, nu))
 
@@ -138,13 +140,13 @@ def _entries(u: jax.Array, mu: Any, nu: Any, most: int) -> tuple[jax.Array, ...]
 def _thinned(x: jax.Array, most: int) -> jax.Array:
     """About so many entries of an array, evenly spaced, as a vector."""
     steps = _steps(x.shape, most)
-    sharding = getattr(getattr(x, "aval", None), "sharding", None)
-    explicit = any(getattr(sharding, "spec", ()))  # on such a mesh one says where it shall lie
+    lies = getattr(getattr(x, "aval", None), "sharding", None)
+    explicit = any(getattr(lies, "spec", ()))  # on such a mesh one says where a result shall lie
     if set(steps) <= {1} and not explicit:
         return x.reshape(-1)
     # Gathered and not sliced: of shards that takes one sum over devices, of these entries.
     places = np.ix_(*(np.arange(0, n, step) for n, step in zip(x.shape, steps, strict=True)))
-    where: Any = {"out_sharding": jax.sharding.PartitionSpec()} if explicit else {}
+    where: Any = {"out_sharding": NamedSharding(lies.mesh, PartitionSpec())} if explicit else {}
     return x.at[places].get(mode="promise_in_bounds", **where).reshape(-1)
 
 

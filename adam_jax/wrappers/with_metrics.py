@@ -22,6 +22,7 @@ from adam_jax.mismatch import require_gradients
 from adam_jax.rule import divides
 from adam_jax.rules.adam import Adam
 from adam_jax.states import only
+from adam_jax.storage.at_rest import is_stored
 from adam_jax.wrappers.measures import Metrics, Row, at_rest, measure, nothing
 
 _NEVER = r"(?!)"
@@ -219,7 +220,7 @@ def _moments(state: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    stored = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "decode"))
+    stored = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_stored)
     return {jax.tree_util.keystr(path): x for path, x in stored}
 
 
