@@ -48,8 +48,9 @@ def average_params(
     """Average the parameters that each step leads to; its updates pass as they are.
 
     The last member of a chain, for it takes what it sees as the step that is made; inside of
-    wrappers that may skip a step or make one in several. Inside of `adam_jax.master_weights` it
-    averages the float32 parameters.
+    wrappers that may skip a step or make one in several, and outside of those that change it, such
+    as `by_path` with factors of the learning rate, `cautious` and `grams`. Inside of
+    `adam_jax.master_weights` it averages the float32 parameters.
 
     Args:
       b: decay rate, in [0, 1): about the last ``1 / (1 - b)`` steps count.

@@ -38,8 +38,9 @@ def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformationExtraAr
       max_norm: a number >= 0, or a scalar array.
 
     Returns:
-      An Optax transformation. Its ``update`` takes ``grad_norm``, the norm where it is known
-      already. Inside ``shard_map`` the norm is a shard's own unless it is given.
+      An Optax transformation. Its ``update`` takes ``grad_norm``, the norm of what it is given
+      where that is known already; all in a chain get it, so give it where it is the norm for all.
+      Inside ``shard_map`` the norm is a shard's own unless it is given.
 
     Raises:
       ValueError: ``max_norm`` is below 0, or not finite.

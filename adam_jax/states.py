@@ -1,5 +1,6 @@
 """Finding, choosing and keeping parts of any Optax transformation's state."""
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import chex
@@ -28,26 +29,36 @@ def only(state: chex.ArrayTree, kind: type[Kind], made_by: str) -> Kind:
     Traceback (most recent call last):
     ValueError: `state` must have one state of trace, got 0
     """
-
-    def is_it(part: Any) -> bool:
-        return isinstance(part, kind)
-
-    found = [part for part in jax.tree.leaves(state, is_leaf=is_it) if is_it(part)]
+    found = list(_all(state, kind))
     if len(found) != 1:
         raise ValueError(f"`state` must have one state of {made_by}, got {len(found)}")
-    return found[0]  # type: ignore[no-any-return]
+    return found[0]
 
 
 def like(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
     """A new state in the old one's dtypes, for others' states may take those of what they see."""
-    return jax.tree.map(
-        lambda n, o: n if _dtype(n) == _dtype(o) else jnp.asarray(n, o.dtype), new, old
-    )
+
+    def one(n: Any, o: Any) -> Any:
+        # A Python number has no dtype to keep.
+        dtype = _dtype(o)
+        return n if dtype is None or dtype == _dtype(n) else jnp.asarray(n, dtype)
+
+    return jax.tree.map(one, new, old)
 
 
 def choose(which: jax.Array, new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
     """``new`` where a scalar is true, else ``old``, whose dtypes it has."""
     return jax.tree.map(lambda n, o: jnp.where(which, n, o), like(new, old), old)
+
+
+def _all(state: Any, kind: type[Kind]) -> Iterator[Kind]:
+    """Those of a kind, also one inside another."""
+    parts = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind) and x is not state)
+    if isinstance(state, kind):
+        yield state
+    for part in parts:
+        if isinstance(part, kind):
+            yield from _all(part, kind)
 
 
 def _dtype(x: Any) -> Any:

@@ -53,7 +53,7 @@ def train_step(
 
     Args:
       loss: ``(params, batch)`` to a real scalar, or with ``has_aux`` to it and anything else.
-      tx: any optimizer.
+      tx: any optimizer, but those that want a function of the loss, such as `optax.lbfgs`.
       has_aux: whether ``loss`` returns something else too.
       micro_batches: in how many parts, along the first axis of each of its arrays, the batch comes.
         The loss is of one part at a time, in a `jax.lax.scan`; "loss" is the mean of theirs, and

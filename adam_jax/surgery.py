@@ -32,6 +32,11 @@ from adam_jax.transform import full_beside
 # Mean squares and their like, by their names in the states of this package and of Optax.
 _MAGNITUDES = ("nu", "nu_max", "n", "exp_avg_sq")
 
+# Fields that hold hyperparameters, by the side of which a parameter's scalar looks like its moment.
+_NUMBERS = ("hyperparams", "hyperparams_states", "remainders")
+# Fields of the package's own states that are of all parameters together.
+_WINDOWS = ("norms", "values", "vector")
+
 Shape: TypeAlias = tuple[int, ...]
 _keystr = jax.tree_util.keystr
 
@@ -62,7 +67,8 @@ def reset(
       The new state, like the old one in structure, shapes and dtypes.
 
     Raises:
-      ValueError: trees or shapes do not match.
+      ValueError: trees or shapes do not match, or the state is not laid out like the parameters, as
+        that of `optax.flatten`.
       TypeError: an argument is of the wrong kind, or a moment's format cannot be written.
 
     Example:
@@ -79,9 +85,15 @@ def reset(
     """
     fresh = transformation("tx", tx).init(params)
     masks = _masks(mask, params)
+    owned: set[Path | None] = set()
+    strangers: list[_Part] = []
 
     def change(part: _Part) -> Any:
         which, shape = masks.get(part.owner, (False, ()))
+        if part.owner is not None:
+            owned.add(part.owner)
+        elif _shape(part.old) and part.name not in _WINDOWS:
+            strangers.append(part)
         if which is False:
             return part.old
         if _shape(part.old) != _shape(part.new):
@@ -89,7 +101,11 @@ def reset(
         part.require_writable()
         return _begun_again(shape, part.is_magnitude, which, part.new, part.old)
 
-    return _changed(change, fresh, state, params)
+    changed = _changed(change, fresh, state, params)
+    if strangers and not owned:
+        where = _keystr(strangers[0].path)
+        raise ValueError(f"state{where} belongs to no parameter that is known: it cannot be reset")
+    return changed
 
 
 def grow(
@@ -111,7 +127,8 @@ def grow(
       A state for the new parameters.
 
     Raises:
-      ValueError: trees do not match, or an array has other axes than before or a shorter one.
+      ValueError: trees do not match, or an array has other axes than before or a shorter one, or
+        belongs to no parameter that is known.
       TypeError: ``tx`` is no transformation, or a moment's format cannot be written.
 
     Example:
@@ -128,6 +145,8 @@ def grow(
         before, after = _shape(part.old), _shape(part.new)
         if before == after:
             return part.old
+        if part.owner is None:
+            raise ValueError(f"{part}, and it belongs to no parameter: it cannot grow")
         if len(before) != len(after) or any(m > n for m, n in zip(before, after, strict=True)):
             raise ValueError(f"{part}; axes can only grow")
         part.require_writable()
@@ -188,6 +207,8 @@ def _changed(change: Callable[[_Part], Any], fresh: Any, state: Any, params: Any
     changed = []
     for (path, new), old in zip(parts, found, strict=True):
         owner, name = owners.get(path, (None, name_of(path)))
+        if any(getattr(key, "name", None) in _NUMBERS for key in path):
+            owner = None
         changed.append(change(_Part(path, owner, name, new, old)))
     return treedef.unflatten(changed)
 

@@ -67,7 +67,9 @@ def accumulate(
     also a pass over the parameters. Moments of few bits want `adam_jax.compiler_options` for that.
 
     All other arguments go to ``inner`` with the gradient that completes a step, but for
-    ``grad_norm``: of that gradient it is, and not of the mean.
+    ``grad_norm``: of that gradient it is, and not of the mean. So where shards of parameters differ
+    (inside ``shard_map``), what wants a norm over all of them belongs outside of this. A full step
+    of no weight at all is a step by a gradient of 0: moments and weight decay take it.
 
     Args:
       inner: any optimizer.

@@ -22,6 +22,7 @@ from jax import lax
 
 from adam_jax.rule import safe_divide
 from adam_jax.rules.adam import Adam
+from adam_jax.states import choose
 from adam_jax.storage.native import narrow
 from adam_jax.storage.rounding import round_to
 from adam_jax.transform import full_beside
@@ -59,6 +60,13 @@ class Metrics(Mapping[str, jax.Array]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+    # A tree's node may hold anything, such as dtypes: not a mapping's equality, by numbers.
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Metrics) and self.names == other.names
+        return same and bool(np.all(self.vector == other.vector))  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Row(NamedTuple):
@@ -134,14 +142,17 @@ def _measure(
         sizes = [row.g.size for row in rows]
         finish = partial(_finish, names, sizes, rule, known, weights, last)
         # Never 1, which XLA does not know. Constants it would take together, and their square is 0.
-        units = jnp.where(count < 0, 1, jnp.asarray(_UNITS, jnp.float32))
-        if every == 1:
-            return finish([_products(row, units) for row in rows], samples)
-        when = count % every == 0
-        # A leaf at a time, for a branch keeps in memory all that it may need.
-        products = [lax.cond(when, _products, _no_products, row, units) for row in rows]
-        found: Metrics = lax.cond(when, finish, lambda *_: last, products, samples)
-        return found
+        never = count < 0
+        units = jnp.where(never, 1, jnp.asarray(_UNITS, jnp.float32))
+        # Always: a branch would keep in memory what it needs, and that takes longer than the sums.
+        products = [_products(row, units) for row in rows]
+        if every > 1 and last is not None:
+            when = count % every == 0
+            found: Metrics = lax.cond(when, finish, lambda *_: last, products, samples)
+            return found
+        found = finish(products, samples)
+        # What a program does not read it does not take when it is donated.
+        return found if last is None else choose(never, last, found)
 
 
 def at_rest(u: Any) -> jax.Array:
@@ -168,9 +179,9 @@ def _finish(
 ) -> Metrics:
     """The metrics, from sums and samples."""
     table = jnp.stack(products) if products else jnp.zeros((0, 4, 2), jnp.float32)
-    together = _of_products(sum(sizes), jnp.sum(table, axis=0))
+    together = _of_products(float(sum(sizes)), jnp.sum(table, axis=0))
     named = [i for i, name in enumerate(names) if name is not None]
-    own = jax.vmap(_of_products)(jnp.asarray(sizes), table) if named else {}
+    own = jax.vmap(_of_products)(jnp.asarray(sizes, jnp.float32), table) if named else {}
     columns = [(named, named, own)]  # of each leaf, its place in a vector, and the vectors
     if samples is not None:
         of_all, each = of_samples(rule, samples, weights)
@@ -201,7 +212,7 @@ def _of_products(size: Any, products: jax.Array) -> dict[str, jax.Array]:
     gg, uu, pp, ug, *successive = products
     norms = {"grad": _root(gg), "update": _root(uu), "param": _root(pp)}
     found = {f"{name}_norm": norm for name, norm in norms.items()}
-    entries = jnp.sqrt(jnp.maximum(size, 1).astype(jnp.float32))
+    entries = jnp.sqrt(jnp.maximum(jnp.asarray(size, jnp.float32), 1))
     found |= {f"{name}_rms": norm / entries for name, norm in norms.items()}
     found["update_to_param"] = ratio(norms["update"], norms["param"])
     found["cosine_update_gradient"] = _cosine(ug, norms["update"], norms["grad"])
@@ -228,11 +239,6 @@ def _products(row: Row, units: jax.Array) -> jax.Array:
             terms += [x for v in previous for x in (v * v, u * v)]
         sums.append(_sums(terms).reshape(2, -1).T)
     return sum(sums[1:], sums[0])
-
-
-def _no_products(row: Row, units: jax.Array) -> jax.Array:
-    del units
-    return jnp.zeros((4 if row.v is None else 6, 2), jnp.float32)
 
 
 def _sums(terms: Sequence[jax.Array]) -> jax.Array:

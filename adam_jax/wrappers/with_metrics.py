@@ -29,7 +29,7 @@ _NEVER = r"(?!)"
 
 
 class MetricsState(NamedTuple):
-    """The inner state, the count of updates, what was measured last, and the updates before."""
+    """The inner state, the count of updates, what was measured last, and the last updates."""
 
     inner_state: Any
     count: Any
@@ -52,27 +52,27 @@ def with_metrics(
     `read_metrics` gives a flat dict of scalars: of gradients, updates and parameters the norms
     (``grad_norm``, ``update_norm``, ``param_norm``) and root mean squares (``grad_rms``...), and
 
-    * ``update_to_param``: the ratio of their norms. 1e-3 is a common step;
+    * ``update_to_param``: the ratio of their norms; a step is often about 1e-3 of what it changes;
     * ``cosine_update_gradient``: -1 where an update goes straight down its gradient, 0 where the
       gradient says nothing of it;
-    * ``cosine_successive_updates``: near -1 a step undoes the one before: it is too long;
-    * ``eps_share``: where eps decides, and the step is short. Entries never seen are among them;
+    * ``cosine_successive_updates``: near 1 steps go on, near -1 each undoes the one before;
+    * ``eps_share``: where eps decides, and steps are short; entries never seen are among them;
     * ``signal_to_noise``: 1 where gradients repeat themselves, near 0.2 where they are noise;
     * ``effective_learning_rate_05``, ``_50``, ``_95``: quantiles of what the optimizer multiplies
       the mean gradient with, over the entries where it is not 0.
 
-    The last three read moments, and are there where the state holds ``mu``, ``nu`` and ``count``,
+    The last three read moments. They are there where the state holds ``mu``, ``nu`` and ``count``,
     ours in any format or Optax's, one of each for a leaf; with two Adams in a chain they are left
-    out. They are Adam's own where these mean what they do in Adam (so not in Adamax), and estimates
-    from a sample of 256 to 4096 entries of each larger leaf.
+    out. They mean what they say where the moments are Adam's (so not in Adamax), and are estimates:
+    of larger leaves they see a sample, 256 to 2048 entries of each.
 
     What is divided by 0 is 0, so of finite gradients all is finite; what is not finite is seen in
     the norms. Leaves without a gradient do not count. Inside ``shard_map`` all is a shard's own.
 
     Args:
       inner: any Optax transformation. What is outside of it is not seen: wrap the whole chain.
-      every: measure in the first update and then in each so many. In between the last values stay,
-        and no time is spent, but that the updates are written to memory.
+      every: measure in the first update and then in each so many; in between the last values stay.
+        What it saves is little: sums are always taken, for to keep updates for a branch is slower.
       paths: leaves to have metrics of their own, under ``path/metric``: a regular expression that
         is searched for in the leaf's path (``layers/0/kernel``), or a function ``(path, leaf) ->
         bool`` as in `adam_jax.leaves`.
@@ -86,7 +86,7 @@ def with_metrics(
 
     Raises:
       ValueError: an argument is out of its range; from ``update``, there are no parameters, or the
-        state is of another wrapper or tree.
+        state is of another tree or made with other arguments.
       TypeError: an argument is of the wrong kind.
 
     Example:
@@ -148,7 +148,7 @@ def read_metrics(state: chex.ArrayTree) -> dict[str, Any]:
       ValueError: there is no such state, or more than one.
     """
     found = only(state, MetricsState, "with_metrics")
-    if isinstance(found.count, jax.core.Tracer):
+    if any(isinstance(x, jax.core.Tracer) for x in (found.count, found.metrics.vector)):
         return dict(found.metrics)
     values, count = jax.device_get((found.metrics.vector, found.count))
     known = np.where(np.expand_dims(count, -1) == 0, np.nan, values)
@@ -195,7 +195,7 @@ def _leaves(
 
 def _require_names(state: MetricsState, names: Sequence[str | None], updates: Any) -> None:
     """Check that the state has these leaves' metrics, and others' only if gradients are missing."""
-    there = {name.rpartition("/")[0] for name in state.metrics} - {""}
+    there = {name.rpartition("/")[0] for name in state.metrics if "/" in name}
     named = {name for name in names if name is not None}
     frozen = any(g is None for g in jax.tree.leaves(updates, is_leaf=lambda x: x is None))
     other = named - there or (set() if frozen else there - named)
