@@ -250,7 +250,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "error", "message"), BAD, ids=str)
+@pytest.mark.parametrize(("wrong", "error", "message"), BAD)
 def test_what_may_not_change_is_refused_at_once(wrong, error, message):
     with pytest.raises(error) as caught:
         with_hyperparameters(adam_jax.adamw, **{"learning_rate": 0.1, **wrong})
