@@ -24,17 +24,17 @@ from adam_jax.optimizers.stable_adamw import stable_adamw
 from adam_jax.optimizers.yogi import scale_by_yogi, yogi
 from adam_jax.precision import kahan_summation, master_weights, stochastic_rounding
 from adam_jax.rule import Moment, Rule
+from adam_jax.services.accumulate import accumulate
+from adam_jax.services.by_path import by_path
+from adam_jax.services.path_rules import FREEZE, Scale
+from adam_jax.services.skip_unstable import check_stable, skip_unstable
+from adam_jax.services.with_hyperparameters import set_hyperparameters, with_hyperparameters
+from adam_jax.services.with_metrics import read_metrics, with_metrics
 from adam_jax.step import train_step
 from adam_jax.surgery import grow, reset
 from adam_jax.transform import lift
-from adam_jax.wrappers.accumulate import accumulate
-from adam_jax.wrappers.by_path import by_path
 from adam_jax.wrappers.cautious import cautious
 from adam_jax.wrappers.grams import grams
-from adam_jax.wrappers.path_rules import FREEZE, Scale
-from adam_jax.wrappers.skip_unstable import check_stable, skip_unstable
-from adam_jax.wrappers.with_hyperparameters import set_hyperparameters, with_hyperparameters
-from adam_jax.wrappers.with_metrics import read_metrics, with_metrics
 
 __all__ = [
     "FREEZE",

@@ -31,7 +31,7 @@ def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformationExtraAr
     `adam_jax.norms.global_norm`. Where it is at most ``max_norm`` no bit of a gradient changes.
 
     What is not finite stays loud, as in Optax and PyTorch: of an infinite norm finite entries
-    become 0, and infinite ones NaN; of a NaN one all become NaN. `adam_jax.wrappers.skip_unstable`
+    become 0, and infinite ones NaN; of a NaN one all become NaN. `adam_jax.services.skip_unstable`
     leaves such steps out.
 
     Args:

@@ -22,11 +22,11 @@ from adam_jax.clipping import ClipByGlobalNormState
 from adam_jax.hyperparameters import brief, flag, function, optional_steps, transformation
 from adam_jax.mismatch import require_float
 from adam_jax.norms import precision
+from adam_jax.services.running_mean import narrow_like, running_mean, widen
+from adam_jax.services.skip_unstable import SkipUnstableState
+from adam_jax.services.with_metrics import MetricsState, read_metrics
 from adam_jax.states import like, only
 from adam_jax.transform import full_beside
-from adam_jax.wrappers.running_mean import narrow_like, running_mean, widen
-from adam_jax.wrappers.skip_unstable import SkipUnstableState
-from adam_jax.wrappers.with_metrics import MetricsState, read_metrics
 
 
 def train_step(

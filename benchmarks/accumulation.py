@@ -31,7 +31,7 @@ from speed import Case, Contestant, Counts, Parser, count, ratios, show, surroun
 
 import adam_jax
 from adam_jax import storage
-from adam_jax.wrappers.accumulate import accumulate
+from adam_jax.services.accumulate import accumulate
 
 REFERENCE = "bare addition"
 MANY = 2**30  # so that no step is ever full

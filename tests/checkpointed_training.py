@@ -19,7 +19,7 @@ import optax
 import orbax.checkpoint as ocp
 
 import adam_jax
-from adam_jax.wrappers.skip_unstable import skip_unstable
+from adam_jax.services.skip_unstable import skip_unstable
 
 EVERY = 2  # steps from one checkpoint to the next
 BAD = 5  # steps from one batch that is not a number to the next

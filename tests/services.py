@@ -10,11 +10,11 @@ from checks import assert_same_kind
 import adam_jax
 from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
-from adam_jax.wrappers.accumulate import accumulate
-from adam_jax.wrappers.by_path import by_path
-from adam_jax.wrappers.skip_unstable import check_stable, skip_unstable
-from adam_jax.wrappers.with_hyperparameters import with_hyperparameters
-from adam_jax.wrappers.with_metrics import read_metrics, with_metrics
+from adam_jax.services.accumulate import accumulate
+from adam_jax.services.by_path import by_path
+from adam_jax.services.skip_unstable import check_stable, skip_unstable
+from adam_jax.services.with_hyperparameters import with_hyperparameters
+from adam_jax.services.with_metrics import read_metrics, with_metrics
 
 STEPS, BAD = 120, 61  # steps, and the one whose gradients are not numbers
 

@@ -11,8 +11,8 @@ from checks import assert_same_bits, assert_same_kind
 from training import assert_close, descend, gradients, moved, parameters, stepper
 
 import adam_jax
-from adam_jax.wrappers.accumulate import accumulate
-from adam_jax.wrappers.skip_unstable import skip_unstable
+from adam_jax.services.accumulate import accumulate
+from adam_jax.services.skip_unstable import skip_unstable
 
 LARGEST = float(jnp.finfo(jnp.float32).max)
 

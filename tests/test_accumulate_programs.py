@@ -15,7 +15,7 @@ from training import assert_close, descend, gradients, moved, parameters, steppe
 
 import adam_jax
 from adam_jax import storage
-from adam_jax.wrappers.accumulate import AccumulateState, accumulate
+from adam_jax.services.accumulate import AccumulateState, accumulate
 
 if hasattr(jax, "shard_map"):
     shard_map = jax.shard_map

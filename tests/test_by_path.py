@@ -17,8 +17,8 @@ import adam_jax
 from adam_jax import decay
 from adam_jax.diagnostics import memory
 from adam_jax.leaves import is_bias
-from adam_jax.wrappers.by_path import by_path
-from adam_jax.wrappers.path_rules import FREEZE, Scale
+from adam_jax.services.by_path import by_path
+from adam_jax.services.path_rules import FREEZE, Scale
 
 RATE, WD, STEPS = 0.1, 0.5, 6
 LR, NO_DECAY = Scale(learning_rate=0.1), Scale(weight_decay=0.0)

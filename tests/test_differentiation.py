@@ -15,9 +15,9 @@ from family import FORMATS, MEMBERS
 import adam_jax
 from adam_jax.averaging import average_params
 from adam_jax.clipping import clip_by_global_norm
-from adam_jax.wrappers.accumulate import accumulate
-from adam_jax.wrappers.skip_unstable import skip_unstable
-from adam_jax.wrappers.with_metrics import with_metrics
+from adam_jax.services.accumulate import accumulate
+from adam_jax.services.skip_unstable import skip_unstable
+from adam_jax.services.with_metrics import with_metrics
 
 every = pytest.mark.parametrize("member", [m for m in MEMBERS if not MEMBERS[m].variant])
 # A variant by its decay has the direction of another row.

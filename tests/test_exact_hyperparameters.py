@@ -12,7 +12,7 @@ from family import MEMBERS
 
 import adam_jax
 from adam_jax.hyperparameters import Exact, decay_rate, known
-from adam_jax.wrappers.with_hyperparameters import with_hyperparameters
+from adam_jax.services.with_hyperparameters import with_hyperparameters
 
 # Measured on CPUs with jax 0.5.3, 0.10.2 and 0.12.0: at most 6, in updates of RAdam, and 5 in
 # AMSGrad's maximum. All means of gradients have the same bits.

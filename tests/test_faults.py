@@ -18,7 +18,7 @@ from checks import assert_same_bits
 import adam_jax
 from adam_jax import storage
 from adam_jax.race import problem
-from adam_jax.wrappers.skip_unstable import skip_unstable
+from adam_jax.services.skip_unstable import skip_unstable
 
 DIGITS = problem.load("digits")
 SEEDS = range(3)

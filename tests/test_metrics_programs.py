@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from training import gradients, parameters
 
 import adam_jax
-from adam_jax.wrappers.with_metrics import MetricsState, read_metrics, with_metrics
+from adam_jax.services.with_metrics import MetricsState, read_metrics, with_metrics
 
 shard_map = getattr(jax, "shard_map", None)
 if shard_map is None:  # its older place

@@ -12,7 +12,7 @@ from jax import lax
 from training import descend, gradients, moved, parameters, stepper
 
 import adam_jax
-from adam_jax.wrappers.skip_unstable import skip_unstable
+from adam_jax.services.skip_unstable import skip_unstable
 
 
 def outliers(numbers, threshold, window):

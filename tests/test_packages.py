@@ -11,7 +11,7 @@ from training import assert_close, gradients, moved, parameters
 
 import adam_jax
 from adam_jax import like_torch
-from adam_jax.wrappers.path_rules import FREEZE, Scale
+from adam_jax.services.path_rules import FREEZE, Scale
 
 # --- Climbing -------------------------------------------------------------------------------------
 

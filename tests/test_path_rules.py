@@ -10,8 +10,8 @@ import pytest
 
 import adam_jax
 from adam_jax.leaves import is_bias, is_norm
-from adam_jax.wrappers.by_path import by_path
-from adam_jax.wrappers.path_rules import FREEZE, Scale
+from adam_jax.services.by_path import by_path
+from adam_jax.services.path_rules import FREEZE, Scale
 
 LR = Scale(learning_rate=0.1)
 PARAMS = {name: jnp.array(1.0) for name in "abc"}

@@ -34,6 +34,7 @@ LAYERS = [
     "like_keras",
     "clipping",
     "wrappers",
+    "services",
     "averaging",
     "surgery",
     "precision",
@@ -52,6 +53,7 @@ def test_the_public_names_are_sorted_and_exist():
         "optimizers",
         "race",
         "rules",
+        "services",
         "wrappers",
     }
     assert public - modules == set(adam_jax.__all__)

@@ -14,9 +14,9 @@ from training import assert_close, gradients, parameters
 import adam_jax
 from adam_jax.averaging import average_params
 from adam_jax.clipping import clip_by_global_norm
-from adam_jax.wrappers.accumulate import accumulate
-from adam_jax.wrappers.skip_unstable import skip_unstable
-from adam_jax.wrappers.with_metrics import with_metrics
+from adam_jax.services.accumulate import accumulate
+from adam_jax.services.skip_unstable import skip_unstable
+from adam_jax.services.with_metrics import with_metrics
 
 # Set so that each leaves the steps by finite gradients as they are without it.
 SERVICES = {

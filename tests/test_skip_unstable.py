@@ -17,7 +17,7 @@ from adam_jax import storage
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.norms import global_norm
 from adam_jax.precision import master_weights
-from adam_jax.wrappers.skip_unstable import check_stable, skip_unstable
+from adam_jax.services.skip_unstable import check_stable, skip_unstable
 
 BAD = {"nan": jnp.nan, "inf": jnp.inf, "-inf": -jnp.inf}
 EIGHT_BIT = storage.eight_bit(min_size=0)

@@ -11,8 +11,8 @@ from checks import assert_same_bits, assert_same_kind
 from training import assert_close
 
 import adam_jax
+from adam_jax.services.accumulate import accumulate
 from adam_jax.step import train_step
-from adam_jax.wrappers.accumulate import accumulate
 
 X = jnp.linspace(-1, 1, 24).reshape(8, 3)
 Y = jnp.sin(3 * X).sum(1)

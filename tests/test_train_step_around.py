@@ -14,9 +14,9 @@ from training import assert_close, gradients, parameters
 import adam_jax
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.norms import global_norm
+from adam_jax.services.skip_unstable import skip_unstable
+from adam_jax.services.with_metrics import read_metrics, with_metrics
 from adam_jax.step import train_step
-from adam_jax.wrappers.skip_unstable import skip_unstable
-from adam_jax.wrappers.with_metrics import read_metrics, with_metrics
 
 
 @pytest.mark.parametrize("parts", [None, 4])

@@ -19,7 +19,7 @@ from services import around_adamw, assert_trained, poisoned
 from training import assert_close
 
 import adam_jax
-from adam_jax.wrappers.path_rules import Scale
+from adam_jax.services.path_rules import Scale
 
 X = jnp.linspace(-1, 1, 32)[:, None]
 Y = jnp.sin(3 * X)

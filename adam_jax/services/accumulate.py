@@ -18,10 +18,10 @@ from jax import lax
 from adam_jax.hyperparameters import Scalar, Schedule, brief, nonnegative, transformation, whole
 from adam_jax.mismatch import require_float, require_gradients
 from adam_jax.norms import precision, real_scalar
+from adam_jax.services.running_mean import narrow_like, running_mean, widen
 from adam_jax.states import like
 from adam_jax.storage.native import cast
 from adam_jax.transform import full_beside
-from adam_jax.wrappers.running_mean import narrow_like, running_mean, widen
 
 
 class AccumulateState(NamedTuple):

@@ -14,10 +14,10 @@ import optax
 
 from adam_jax.hyperparameters import Scalar, flag, transformation
 from adam_jax.mismatch import require_gradients
+from adam_jax.services import path_rules
+from adam_jax.services.path_rules import FREEZE, Assignment, Rule, Rules, Scale, is_one
 from adam_jax.states import like
 from adam_jax.transform import full_precision
-from adam_jax.wrappers import path_rules
-from adam_jax.wrappers.path_rules import FREEZE, Assignment, Rule, Rules, Scale, is_one
 
 _keystr = jax.tree_util.keystr
 

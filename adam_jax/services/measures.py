@@ -5,7 +5,7 @@
     cosine_successive_updates = u . v / (|u| |v|)
 
 of gradients g, the updates u that answer them, the updates v before these, and the parameters p.
-The sums are of all entries, and taken in one pass over a leaf. What `adam_jax.wrappers.samples`
+The sums are of all entries, and taken in one pass over a leaf. What `adam_jax.services.samples`
 measures of moments comes to it.
 """
 
@@ -22,11 +22,11 @@ from jax import lax
 
 from adam_jax.rule import safe_divide
 from adam_jax.rules.adam import Adam
+from adam_jax.services.samples import Samples, of_samples, ratio, sample
 from adam_jax.states import choose
 from adam_jax.storage.native import narrow
 from adam_jax.storage.rounding import round_to
 from adam_jax.transform import full_beside
-from adam_jax.wrappers.samples import Samples, of_samples, ratio, sample
 
 # The square of what is below 1e-19 or above 1e19 is 0 or infinite. Of entries times the one unit or
 # times the other, the sum is right for norms from 1e-27 to the largest number. (A second pass where

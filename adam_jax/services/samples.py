@@ -8,6 +8,7 @@ with Adam's corrections: mu_hat = mu / (1 - b1**t), nu_hat = nu / (1 - b2**t). S
 is decoded as a whole, and nothing large is sorted.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -140,34 +141,35 @@ def _entries(u: jax.Array, mu: Any, nu: Any, most: int) -> tuple[jax.Array, ...]
 
 def _thinned(x: jax.Array, most: int) -> jax.Array:
     """About so many entries of an array, evenly spaced, as a vector."""
-    steps, sharding = _steps(x.shape, most), getattr(getattr(x, "aval", None), "sharding", None)
-    places = np.ix_(*(np.arange(0, n, step) for n, step in zip(x.shape, steps, strict=True)))
-
-    def gathered(x: jax.Array, **where: Any) -> jax.Array:
-        return x.at[places].get(mode="promise_in_bounds", **where).reshape(-1)
-
-    if sharding is not None and any(getattr(sharding, "spec", ())):
-        # On an Explicit mesh one says where what is taken of several shards shall lie.
-        return gathered(x, out_sharding=NamedSharding(sharding.mesh, PartitionSpec()))
-    # A slice is faster. But of shards that is sent about, where a gather is one sum over devices.
-    vector: jax.Array = lax.platform_dependent(
-        x, cpu=lambda x: lax.slice(x, [0] * x.ndim, x.shape, steps).reshape(-1), default=gathered
-    )
-    return vector
+    where = _everywhere(x)
+    if x.size <= most and not where:
+        return x.reshape(-1)
+    # Gathered by their places: of shards that is one sum over devices, where a slice of the array
+    # as a vector would bring together all of it.
+    places = np.unravel_index(np.arange(0, x.size, _step(x.shape, most)), x.shape)
+    return x.at[places].get(mode="promise_in_bounds", **where)
 
 
-def _steps(shape: tuple[int, ...], most: int) -> list[int]:
-    """A step along each axis, to take about so many entries of an array; short axes as a whole.
+def _everywhere(x: jax.Array) -> dict[str, Any]:
+    """Where what is taken of several shards shall lie, which on an Explicit mesh one has to say."""
+    sharding = getattr(getattr(x, "aval", None), "sharding", None)
+    if sharding is None or not any(getattr(sharding, "spec", ())):
+        return {}
+    return {"out_sharding": NamedSharding(sharding.mesh, PartitionSpec())}
 
-    Odd, for what repeats along an axis, such as heads, mostly does so at even distances.
 
-    >>> _steps((4096, 512, 3), 256)
-    [457, 57, 1]
+def _step(shape: tuple[int, ...], most: int) -> int:
+    """How far apart the entries of an array are, as a vector, of which there are about so many.
+
+    If that is longer than a row, it goes the golden part of one farther than whole rows, and has no
+    divisor in common with it: so that it comes through all columns.
+
+    >>> _step((4096, 512), 256)
+    7997
     """
-    steps = [1] * len(shape)
-    for rank, axis in enumerate(sorted(range(len(shape)), key=lambda axis: shape[axis])):
-        wanted = max(round(most ** (1 / (len(shape) - rank))), 1)
-        step = max(-(-shape[axis] // wanted), 1)
-        steps[axis] = step if step == 1 else step | 1
-        most //= max(-(-shape[axis] // steps[axis]), 1)
-    return steps
+    step, row = -(-math.prod(shape) // most), max(shape[-1], 1)
+    if step >= row:
+        step = round((round(step / row - 0.618) + 0.618) * row)
+    while math.gcd(step, row) > 1:
+        step += 1
+    return step

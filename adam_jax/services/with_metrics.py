@@ -1,6 +1,6 @@
 """Metrics of a training step, measured in it: what an optimizer sees and does not say.
 
-The formulas are in `adam_jax.wrappers.measures`. Here they are hung on an optimizer, which stays as
+The formulas are in `adam_jax.services.measures`. Here they are hung on an optimizer, which stays as
 it is, to the bit.
 """
 
@@ -21,9 +21,9 @@ from adam_jax.leaves import Predicate, path_name
 from adam_jax.mismatch import require_gradients
 from adam_jax.rule import divides
 from adam_jax.rules.adam import Adam
+from adam_jax.services.measures import Metrics, Row, at_rest, measure, nothing
 from adam_jax.states import only
 from adam_jax.storage.at_rest import is_stored
-from adam_jax.wrappers.measures import Metrics, Row, at_rest, measure, nothing
 
 _NEVER = r"(?!)"
 
@@ -57,7 +57,7 @@ def with_metrics(
       gradient says nothing of it;
     * ``cosine_successive_updates``: near 1 steps go on, near -1 each undoes the one before;
     * ``eps_share``: where eps decides, and steps are short; entries never seen are among them;
-    * ``signal_to_noise``: 1 where gradients repeat themselves, near 0.2 where they are noise;
+    * ``signal_to_noise``: 1 where gradients repeat themselves, 0.2 and less where they are noise;
     * ``effective_learning_rate_05``, ``_50``, ``_95``: quantiles of what the optimizer multiplies
       the mean gradient with, over the entries where it is not 0.
 

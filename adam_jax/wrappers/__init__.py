@@ -1,1 +1,1 @@
-"""What can be put around any optimizer, of this package or not."""
+"""Members of the family that are a change of any other one's update."""

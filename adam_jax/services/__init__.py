@@ -1,0 +1,1 @@
+"""What stands around any optimizer in a training step, and leaves its formula alone."""
