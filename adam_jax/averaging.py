@@ -26,7 +26,7 @@ from jax import lax
 from adam_jax.hyperparameters import DecayRate, Scalar, seed_word
 from adam_jax.mismatch import require_gradients
 from adam_jax.rule import Coefficients, Moment, Rule, debias
-from adam_jax.states import only
+from adam_jax.states import only, where_moving
 from adam_jax.storage import choice_of
 from adam_jax.storage.at_rest import decoded, is_stored
 from adam_jax.storage.native import narrow
@@ -98,12 +98,7 @@ def average_params(
         if params is None:
             raise ValueError("average_params needs `params`: update(updates, state, params)")
         require_gradients(updates, params)
-        landed = jax.tree.map(
-            lambda u, p: None if u is None else _landing(u, p),
-            *(updates, params),
-            is_leaf=lambda x: x is None,
-        )
-        _, state = lifted.update(landed, state)
+        _, state = lifted.update(where_moving(_landing, updates, params), state)
         return updates, state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -30,6 +30,7 @@ import optax
 
 from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
 from adam_jax.mismatch import require_mask
+from adam_jax.states import where_moving, with_gradient
 from adam_jax.transform import full_precision
 
 Rate: TypeAlias = Scalar | Schedule
@@ -218,7 +219,7 @@ def descent(
     decay = weight_decay if isinstance(weight_decay, Decay) else _ByLearningRate(weight_decay)
 
     def chain(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
-        # A mask that is a function is asked about the tree as it is, before it is widened.
+        # A mask that is a function is asked about the parameters as they are, not widened.
         chosen = mask(tree) if callable(mask) else mask
         if chosen is not None:
             require_mask(chosen, tree)
@@ -265,11 +266,16 @@ def _added(
     ) -> tuple[Any, Any]:
         del extra_args
         if params is not None:
-            params = _moving(lambda _, p: p, updates, params)
+            params = with_gradient(updates, params)
         if weight_decay_scale is not None and params is not None:
-            scale, count = weight_decay_scale(updates), optax.tree_utils.tree_get(state, "count")
+            count = optax.tree_utils.tree_get(state, "count")
+            scale = weight_decay_scale(updates if mask is None else _masked(mask, updates))
+
             # The parameter is multiplied, so that the rate and the state are as without.
-            params = _moving(lambda _, p, k: p * growth(k, count), updates, params, scale)
+            def grown(_: Any, p: Any, k: Any) -> Any:
+                return p if k is None else p * growth(k, count)
+
+            params = where_moving(grown, updates, params, scale)
         steps, state = inner.update(updates, state, params)
         return steps, state
 
@@ -283,17 +289,17 @@ def _of_stepped(
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         if params is not None:
-            params = _moving(lambda u, p: p + u, updates, params)
+            params = where_moving(lambda u, p: p + u, updates, params)
         steps, state = inner.update(updates, state, params, **extra_args)
         return steps, state
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def _moving(change: Callable[..., Any], updates: Any, params: Any, *rest: Any) -> Any:
-    """Parameters, each changed; what has no gradient may be anything, and is left out."""
+def _masked(mask: Any, tree: Any) -> Any:
+    """The tree with ``None`` for leaves that a mask, a prefix of it, leaves out."""
 
-    def one(u: Any, p: Any, *more: Any) -> Any:
-        return None if u is None else change(u, p, *more)
+    def one(keep: bool, part: Any) -> Any:
+        return part if keep else jax.tree.map(lambda _: None, part)
 
-    return jax.tree.map(one, updates, params, *rest, is_leaf=lambda x: x is None)
+    return jax.tree.map(one, mask, tree)

@@ -78,7 +78,7 @@ def known(values: Iterable[Exact]) -> Iterator[None]:
 
     So functions of others see arrays, as they want, and nothing is lost where it matters to ours.
     """
-    token = _KNOWN.set({id(x.high): x for x in values})
+    token = _KNOWN.set(_KNOWN.get({}) | {id(x.high): x for x in values})
     try:
         yield
     finally:
@@ -257,7 +257,7 @@ def scalar_or_schedule(name: str, value: Any) -> Scalar | Schedule:
     """
     if callable(value):
         return value  # type: ignore[no-any-return]
-    return _scalar(name, value, "a finite number >= 0 or a schedule", _nonnegative)
+    return number("a finite number >= 0 or a schedule", _nonnegative)(name, value)
 
 
 def _nonnegative(x: float) -> bool:

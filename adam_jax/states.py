@@ -1,6 +1,6 @@
 """Finding, choosing and keeping parts of any Optax transformation's state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import chex
@@ -49,6 +49,25 @@ def like(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
 def choose(which: jax.Array, new: chex.ArrayTree, old: chex.ArrayTree) -> chex.ArrayTree:
     """``new`` where a scalar is true, else ``old``, whose dtypes it has."""
     return jax.tree.map(lambda n, o: jnp.where(which, n, o), like(new, old), old)
+
+
+def where_moving(
+    change: Callable[..., Any], updates: chex.ArrayTree, *trees: chex.ArrayTree
+) -> Any:
+    """``change`` of each update and of what other trees have there; ``None`` where it is ``None``.
+
+    What has no gradient may be anything, such as the functions in an Equinox module.
+    """
+
+    def one(u: Any, *others: Any) -> Any:
+        return None if u is None else change(u, *others)
+
+    return jax.tree.map(one, updates, *trees, is_leaf=lambda x: x is None)
+
+
+def with_gradient(updates: chex.ArrayTree, params: chex.ArrayTree) -> Any:
+    """The parameters that have a gradient, ``None`` for the others."""
+    return where_moving(lambda _, p: p, updates, params)
 
 
 def _all(state: Any, kind: type[Kind]) -> Iterator[Kind]:

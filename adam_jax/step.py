@@ -167,13 +167,14 @@ def _as_for(gradients: optax.Params, act: Any, mean: optax.Updates, state: Any) 
 def _measured(state: chex.ArrayTree) -> dict[str, Any]:
     """What the parts of an optimizer have measured, of which there is one of its kind."""
     measured: dict[str, Any] = {}
+    if _only(state, MetricsState) is not None:
+        measured |= read_metrics(state)
+    # After the metrics, of which the norm may be that of clipped gradients.
     if (clipped := _only(state, ClipByGlobalNormState)) is not None:
         measured["grad_norm"] = clipped.norm
     if (guarded := _only(state, SkipUnstableState)) is not None:
         measured["skipped_total"] = guarded.skipped_total
         measured["skipped_in_row"] = guarded.skipped_in_row
-    if _only(state, MetricsState) is not None:
-        measured |= read_metrics(state)
     return measured
 
 

@@ -24,7 +24,9 @@ from adam_jax.mismatch import (
     require_like_state,
     require_storable,
 )
+from adam_jax.norms import precision
 from adam_jax.rule import Coefficients, Rule, mean_of_blocks
+from adam_jax.states import with_gradient
 from adam_jax.storage import Format, choice_of
 from adam_jax.storage.native import cast, hold, narrow
 from adam_jax.storage.random_bits import fold, leaf_words, random_bits
@@ -107,7 +109,7 @@ def lift(
         queue = _Queue()
         for each, leaf, old, word in zip(formats, leaves, stored, words, strict=True):
             g = jnp.asarray(leaf)
-            dtype = _precision(g, old)
+            dtype = precision([g, old])
             sequential = any(storage.sequential for storage in each)
             ready = queue.turn(old) if sequential else old
             new.append(_update_leaf(each, dtype, *at_step(dtype), word, g, ready))
@@ -128,8 +130,8 @@ def full_precision(
     only, and no hyperparameter takes the gradients' dtype.
 
     Args:
-      build: gives the transformation, from the parameters (in ``init``) or the gradients as they
-        were before they were widened.
+      build: gives the transformation, from the parameters as they are before they are widened, or
+        from the gradients where ``update`` is given no parameters.
     """
 
     def init(params: optax.Params) -> Any:
@@ -138,16 +140,33 @@ def full_precision(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
+        inner = build(updates if params is None else with_gradient(updates, params))
+        wide = jax.tree.map(_widen, params)
+        return inner.update(updates, state, wide, **extra_args)  # type: ignore[no-any-return]
+
+    return wide_gradients(optax.GradientTransformationExtraArgs(init, update))
+
+
+def wide_gradients(
+    inner: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` on gradients widened to float32, its updates cast back, once.
+
+    It is given the parameters as they are, for what it decides by their dtypes.
+    """
+
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, Any]:
         require_gradients(updates, params)
-        inner = build(updates)
         # All dtypes are explicit here: the user's strictness is for the user's code. (It forbids
         # to scale a complex array by a real one, and float32 by a float64 learning rate.)
         with jax.numpy_dtype_promotion("standard"):
-            wide, params = jax.tree.map(_widen, (updates, params))
+            wide = jax.tree.map(_widen, updates)
             wide, state = inner.update(wide, state, params, **extra_args)
         return jax.tree.map(lambda u, g: narrow(u, jnp.result_type(g)), wide, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -252,13 +271,6 @@ def _variation(tree: chex.ArrayTree) -> frozenset[str]:
     )
 
 
-def _precision(*tree: chex.ArrayTree) -> Any:
-    """Float64 where any array of the tree is (or complex128), else float32."""
-    dtypes = [x.dtype for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    wide = any(jnp.finfo(dtype).bits == 64 for dtype in dtypes)
-    return jnp.dtype(jnp.float64 if wide else jnp.float32)
-
-
 def _widen(x: Any, dtype: Any = None) -> Any:
     """A floating or complex array in ``dtype``, by default float32 or its own where wider.
 
@@ -268,7 +280,7 @@ def _widen(x: Any, dtype: Any = None) -> Any:
     if not jnp.issubdtype(getattr(x, "dtype", type(x)), jnp.inexact):
         return x
     x = jnp.asarray(x)
-    return cast(x, _precision(x) if dtype is None else dtype)
+    return cast(x, precision(x) if dtype is None else dtype)
 
 
 def _saturate(g: jax.Array, reach: float) -> jax.Array:

@@ -180,3 +180,18 @@ def test_leaves_with_an_optimizer_of_their_own():
     assert set(state.inner_states) == {"rule_1", "shared", "frozen"}
     assert [x.shape for x in jax.tree.leaves(state.inner_states["rule_1"])] == [(3, 4)]
     assert [x.shape for x in jax.tree.leaves(state.inner_states["shared"])] == [(), (3, 4), (3, 4)]
+
+
+@pytest.mark.parametrize("gradient", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("wrapper", [lambda tx: tx, adam_jax.cautious], ids=["alone", "cautious"])
+def test_rules_see_the_parameters_dtype(wrapper, gradient):
+    def is_low(path, leaf):
+        return leaf.dtype == jnp.bfloat16
+
+    params = {"low": jnp.ones(2, jnp.bfloat16), "wide": jnp.ones(2)}
+    stream = [jax.tree.map(lambda p: jnp.ones_like(p, gradient), params)]
+    for action in (Scale(learning_rate=0.0), FREEZE):
+        tx = wrapper(by_path({is_low: action})(adam_jax.adam(RATE)))
+        result, _ = moved(tx, params, stream)
+        assert_same_bits(result["low"], params["low"])
+        assert np.abs(result["wide"] - params["wide"]).min() > RATE / 2

@@ -239,3 +239,18 @@ def test_precision_belongs_outside():
     inside = by_path(rules)(adam_jax.master_weights(adam_jax.adamw(RATE)))
     with pytest.raises(ValueError, match=r"^state.master\['a'\] must be MaskedNode, got float32"):
         inside.update(stream[0], inside.init(params), params)
+
+
+def test_a_decay_factor_of_what_a_mask_leaves_out_is_no_silent_one():
+    params, _ = flat()
+    adamw = adam_jax.adamw(RATE, weight_decay=WD, mask={"a": False, "b": True, "c": True})
+    for outer in (lambda tx: tx, by_path({"c": Scale(weight_decay=3.0)})):
+        tx = outer(by_path({"a": Scale(weight_decay=2.0)})(adamw))
+        with pytest.raises(ValueError, match=r"params\['a'\] has a `weight_decay` factor"):
+            tx.update(params, tx.init(params), params)
+    # Of what it does take there is one.
+    tx = by_path({"b": Scale(weight_decay=2.0)})(adamw)
+    updates, _ = tx.update(params, tx.init(params), params)
+    once, _ = adamw.update(params, adamw.init(params), params)
+    assert_close(once["b"] - updates["b"], RATE * WD * params["b"], rtol=1e-4, atol=1e-6)
+    assert_same_bits([updates[k] for k in "ac"], [once[k] for k in "ac"])

@@ -141,3 +141,16 @@ def test_a_limit_may_be_traced_and_is_checked_where_it_is_not():
             clip_by_global_norm(wrong)
     with pytest.raises(TypeError, match="`max_norm` must be a finite number >= 0, got '1'"):
         clip_by_global_norm("1")
+
+
+def test_a_norm_of_wide_gradients_of_narrow_parameters(x64):
+    gradient = jnp.array([3e200, 4e200])
+    tx = clip_by_global_norm(1.0)
+    clipped, state = tx.update(gradient, tx.init(jnp.ones(2, F32)))
+    np.testing.assert_allclose(clipped, [0.6, 0.8])
+    assert state.norm.dtype == F32
+    assert np.isfinite(state.norm)
+    guarded = adam_jax.skip_unstable(optax.sgd(1.0), threshold=6.0)
+    _, state = guarded.update(gradient, guarded.init(jnp.ones(2, F32)))
+    assert int(state.skipped_total) == 0
+    assert state.norm.dtype == state.norms.dtype == F32

@@ -273,3 +273,18 @@ def test_a_learning_rate_is_learnt_through_ten_steps(x64):
     assert rate == pytest.approx(float(rates[jnp.argmin(grid)]), rel=0.03)
     assert after < 0.7 * before
     assert after < 1.0001 * grid.min()
+
+
+def test_radams_derivative_is_finite_where_nothing_is_averaged():
+    """What counts the gradients that a mean square is of leaves float32 at b2 = 0, from step 2 on."""
+
+    def moved(b2):
+        tx, g = adam_jax.radam(0.1, b2=b2), jnp.array([0.7, -3.0])
+        state, total = tx.init(g), 0.0
+        for _ in range(7):
+            updates, state = tx.update(g, state)
+            total += jnp.sum(updates)
+        return total
+
+    for b2 in (0.0, 1e-30, 0.5):
+        assert np.isfinite(jax.grad(moved)(jnp.float32(b2)))

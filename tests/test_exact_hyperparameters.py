@@ -127,3 +127,14 @@ def test_only_a_check_meanwhile_knows_of_an_exact_number():
         assert decay_rate("b", y.high) is y.high
     assert decay_rate("b", x.high) is x.high
     assert decay_rate("b", x) is x
+
+
+def test_nested_ones_lose_nothing():
+    def make(b2):
+        return with_hyperparameters(lambda **rate: adam_jax.adam(**rate, b2=b2), learning_rate=0.1)
+
+    _, (state, *_) = follow(adam_jax.adam(0.1, b2=0.999))
+    _, nested = follow(with_hyperparameters(make, b2=0.999))
+    assert units(nested.inner_state[0].nu, state.nu) == 0
+    _, rounded = follow(with_hyperparameters(lambda b2: make(b2 * 1.0), b2=0.999))
+    assert units(rounded.inner_state[0].nu, state.nu) > 50  # as the docstring says

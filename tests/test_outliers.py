@@ -23,7 +23,8 @@ def outliers(numbers, threshold, window):
         if len(last) >= min(16, window):
             median = statistics.median(last)
             mad = statistics.median(abs(y - median) for y in last)
-            limit = median + threshold * max(1.4826 * mad, 0.05 * abs(median))
+            scale = max(1.4826 * mad, 0.05 * abs(median))
+            limit = median + threshold * scale if scale else np.inf
         found.append(not np.isfinite(x) or x > limit)
         limits.append(limit)
         if np.isfinite(x):
@@ -93,3 +94,17 @@ def test_a_huge_gradient_is_skipped_as_if_it_had_not_been():
     plain = skip_unstable(adam_jax.adamw(1e-2))
     _, state = moved(plain, params, [huge])
     assert float(state.inner_state[0].nu["scale"]) > 1e30
+
+
+@pytest.mark.parametrize("numbers", [[0.0] * 20 + [5e-3] * 20, [0.0, 0.0, 1e-3] * 20])
+def test_beside_zeros_nothing_is_usual(numbers):
+    tx = skip_unstable(optax.sgd(1.0), threshold=6.0, window=32)
+    state = tx.init(jnp.zeros(1))
+    for x in numbers:
+        gradient = jnp.array([x])
+        updates, state = tx.update(gradient, state, value=jnp.float32(x))
+        assert float(updates[0]) == -float(gradient[0])
+    assert int(state.skipped_total) == 0
+    # But what is not finite is.
+    _, state = tx.update(jnp.array([jnp.nan]), state, value=jnp.float32(1))
+    assert int(state.skipped_total) == 1

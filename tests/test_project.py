@@ -21,12 +21,12 @@ LAYERS = [
     "rule",
     "rules",
     "storage",
+    "states",
+    "norms",
     "mismatch",
     "transform",
-    "states",
     "ownership",
     "diagnostics",
-    "norms",
     "leaves",
     "decay",
     "optimizers",
@@ -51,6 +51,7 @@ def test_the_public_names_are_sorted_and_exist():
     files = {name for name in public if (PACKAGE / f"{name}.py").exists()}
     modules = (files - set(adam_jax.__all__)) | {
         "optimizers",
+        "plots",
         "race",
         "rules",
         "services",

@@ -218,3 +218,13 @@ def test_extra_arguments_go_on_to_the_optimizer(service):
     tx.update(params, tx.init(params), params, colour="red", value=jnp.float32(1.0))
     assert seen
     assert all(each["colour"] == "red" and each["value"] == 1 for each in seen)
+
+
+@pytest.mark.parametrize("make", [optax.adam, optax.adan, optax.lamb], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("service", sorted(SERVICES.keys() - {"average_params", "clip"}))  # chains
+def test_the_state_of_another_optimizer_keeps_its_kind(service, make):
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    tx = SERVICES[service](make(0.1))
+    state = tx.init(params)
+    _, new = jax.eval_shape(tx.update, {"w": jnp.ones(3)}, state, params)
+    assert_same_kind(new, jax.eval_shape(lambda: state))

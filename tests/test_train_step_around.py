@@ -144,3 +144,10 @@ def test_a_tree_of_another_shape():
     tx = adam_jax.adam(0.1)
     _, _, info = train(train_step(distance, tx), params, tx.init(params), target, 300)
     assert float(info["loss"]) < 1e-2
+
+
+def test_the_norm_is_that_before_clipping_also_beside_metrics():
+    tx = optax.chain(clip_by_global_norm(0.01), with_metrics(adam_jax.adam(0.1)))
+    _, state, info = train_step(loss, tx)(fresh(), tx.init(fresh()), (X, Y))
+    assert info["grad_norm"] == pytest.approx(float(global_norm(jax.grad(loss)(fresh(), (X, Y)))))
+    assert read_metrics(state)["grad_norm"] == pytest.approx(0.01)

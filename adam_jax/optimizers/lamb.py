@@ -10,6 +10,7 @@ from adam_jax.decay import Decay, Mask, Rate, descent
 from adam_jax.hyperparameters import Scalar
 from adam_jax.rule import norm, safe_divide
 from adam_jax.rules.adam import Adam
+from adam_jax.states import where_moving
 from adam_jax.transform import lift
 
 
@@ -75,16 +76,9 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         if params is None:
             raise ValueError("lamb needs `params`: update(updates, state, params)")
-        scaled = jax.tree.map(
-            lambda u, p: None if u is None else _scaled(u, p), updates, params, is_leaf=_is_none
-        )
-        return scaled, state
+        return where_moving(_scaled, updates, params), state
 
     return optax.GradientTransformation(optax.scale_by_trust_ratio().init, update)
-
-
-def _is_none(x: Any) -> bool:
-    return x is None
 
 
 @jax.jit

@@ -1,10 +1,13 @@
 """The command `adam-jax race`: reads what is asked, runs it, shows and keeps what comes out."""
 
+import signal
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
+from types import FrameType
 
 from adam_jax.race import document, entrants, folder, problem, table
 from adam_jax.race.cli import INTERRUPTED
@@ -64,11 +67,38 @@ def _outcomes(
     """The entrants that finished, and what stopped the others."""
     outcomes: list[Outcome] = []
     try:
-        with display(len(racing), settings.epochs) as show:
+        with display(len(racing), settings.epochs) as show, _interruptible() as check:
             for event in race(chosen, racing, settings):
                 if isinstance(event, Outcome):
                     outcomes.append(event)
                 show(event)
+                check()
     except (KeyboardInterrupt, UsageError) as stopped:
         return outcomes, stopped
     return outcomes, None
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """A check that raises once Ctrl-C has been pressed, also if it came where Python ignores it.
+
+    As it does in callbacks of its garbage collector, of which JAX has one.
+    """
+    pressed = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, note) if in_main_thread else None
+    try:
+        yield check
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)

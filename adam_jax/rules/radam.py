@@ -61,7 +61,8 @@ class RAdam(AdamBase):
         rho_inf = 2 / (1 - self.b2) - 1
         a = jnp.asarray(-log(self.b2), t.dtype)
         # Late, the plain form is the better one: there nothing of it cancels.
-        late = rho_inf - 2 * t / jnp.expm1(jnp.maximum(t * a, 0.5))
+        # Held, for the derivative multiplies what overflows by 0; exp(60) is as good as infinity.
+        late = rho_inf - 2 * t / jnp.expm1(jnp.clip(t * a, 0.5, 60))
         return jnp.where(t * a < 0.5, t + 2 * _f(a) - 2 * t * _f(t * a), late), rho_inf
 
     def update(

@@ -16,8 +16,8 @@ from adam_jax.hyperparameters import Scalar, flag, transformation
 from adam_jax.mismatch import require_gradients
 from adam_jax.services import path_rules
 from adam_jax.services.path_rules import FREEZE, Assignment, Rule, Rules, Scale, is_one
-from adam_jax.states import like
-from adam_jax.transform import full_precision
+from adam_jax.states import like, with_gradient
+from adam_jax.transform import wide_gradients
 
 _keystr = jax.tree_util.keystr
 
@@ -44,8 +44,9 @@ def by_path(rules: Rules, *, allow_unused: bool = False) -> "ByPath":
       rules: pairs of a pattern and an action, or a mapping of them, in order. A pattern is a
         regular expression, searched for in the leaf's name, which has slashes
         (``layers/0/kernel``), or a function ``(path, leaf) -> bool``, as in `adam_jax.leaves`. Of
-        the leaf it sees shape and dtype, in ``update`` the gradient's. An action is a `Scale`,
-        `FREEZE`, or an Optax transformation, for these leaves in place of ``inner``.
+        the leaf it sees shape and dtype: the parameter's, or without parameters, the gradient's. An
+        action is a `Scale`, `FREEZE`, or an Optax transformation, for these leaves in place of
+        ``inner``.
       allow_unused: whether a rule may take no leaf.
 
     Returns:
@@ -91,13 +92,16 @@ class ByPath:
         """The optimizer ``inner`` under these rules."""
         both = self._scaled(optax.with_extra_args_support(transformation("inner", inner)))
         own = {self._label(index): rule.action for index, rule in enumerate(self.rules)}
-        if own.keys() - {"shared"}:
-            both = optax.partition({**own, "shared": both}, self.labels)
+
+        def parted(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
+            if not own.keys() - {"shared"}:
+                return both
+            return optax.partition({**own, "shared": both}, self.labels(tree))
 
         def init(params: optax.Params) -> Any:
             if not self.allow_unused:
                 path_rules.require_used(self.rules, params)
-            return both.init(params)
+            return parted(params).init(params)
 
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
@@ -105,10 +109,9 @@ class ByPath:
             require_gradients(updates, params)
             if params is not None:
                 # What has no gradient may be anything, which Optax's masks do not let pass.
-                params = jax.tree.map(
-                    lambda u, p: None if u is None else p, updates, params, is_leaf=_is_none
-                )
-            steps, new = both.update(updates, state, params, **extra)
+                params = with_gradient(updates, params)
+            inside = parted(updates if params is None else params)
+            steps, new = inside.update(updates, state, params, **extra)
             return steps, like(new, state)
 
         return optax.GradientTransformationExtraArgs(init, update)
@@ -140,7 +143,7 @@ class ByPath:
         def update(
             updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra: Any
         ) -> tuple[optax.Updates, Any]:
-            scales = self._scales(updates)
+            scales = self._scales(updates if params is None else params)
             decay = _DecayScale(updates, scales, extra.pop("weight_decay_scale", None))
             if decay.matters:
                 extra["weight_decay_scale"] = decay
@@ -155,7 +158,7 @@ class ByPath:
         actions = [rule.action for rule in self.rules]
         if all(is_one(a.learning_rate) for a in actions if isinstance(a, Scale)):
             return both
-        return full_precision(lambda _: both)
+        return wide_gradients(both)
 
 
 class _DecayScale:
@@ -165,16 +168,14 @@ class _DecayScale:
     """
 
     def __init__(self, updates: Any, scales: Sequence[Scale], outer: Any) -> None:
-        factors: list[Any] = [scale.weight_decay for scale in scales]
-        if outer is not None:  # of rules around these
-            pairs = zip(factors, jax.tree.leaves(outer(updates)), strict=True)
-            factors = [_times(a, b) for a, b in pairs]
+        factors = [scale.weight_decay for scale in scales]
         self.factors = dict(zip(_names(updates), factors, strict=True))
+        self.outer = outer  # of rules around these
         self.asked: set[str] = set()
 
     @property
     def matters(self) -> bool:
-        return not all(map(is_one, self.factors.values()))
+        return self.outer is not None or not all(map(is_one, self.factors.values()))
 
     def __call__(self, tree: Any) -> Any:
         """The factors for a tree, which may be a part of the one that they are of."""
@@ -183,7 +184,10 @@ class _DecayScale:
             if name not in self.factors:
                 raise ValueError(f"no `weight_decay` factor for params{name}, inside of by_path")
         self.asked.update(names)
-        factors = [self.factors[name] for name in names]
+        factors: list[Any] = [self.factors[name] for name in names]
+        if self.outer is not None:
+            pairs = zip(factors, jax.tree.leaves(self.outer(tree)), strict=True)
+            factors = [_times(a, b) for a, b in pairs]
         return jax.tree.unflatten(jax.tree.structure(tree), factors)
 
     def require_asked(self) -> None:
@@ -201,7 +205,3 @@ def _names(tree: Any) -> list[str]:
 
 def _times(x: Any, factor: Scalar) -> Any:
     return x if is_one(factor) else x * factor
-
-
-def _is_none(x: Any) -> bool:
-    return x is None

@@ -19,6 +19,7 @@ import optax
 from adam_jax.hyperparameters import Scalar, number, one_of, optional_steps, transformation, whole
 from adam_jax.norms import given_norm, precision, real_scalar
 from adam_jax.states import choose, only
+from adam_jax.storage.native import narrow
 
 _ENOUGH = 16  # values, before any is called an outlier
 
@@ -65,7 +66,8 @@ def skip_unstable(
     A norm or loss is an outlier if it is above the median of those before by more than
     ``threshold`` robust standard deviations, and by more than as many twentieths of that median.
     A low one never is. Outliers enter the window too, so that a level that lasts for half of it is
-    the normal one. None is called so before ``min(16, window)`` are known.
+    the normal one. None is called so before ``min(16, window)`` are known, nor while half of the
+    window is 0, beside which nothing is usual.
 
     Args:
       inner: any optimizer, whole: what comes behind this in a chain is not skipped. It sees what is
@@ -124,8 +126,9 @@ def skip_unstable(
         **extra_args: Any,
     ) -> tuple[optax.Updates, SkipUnstableState]:
         dtype = state.norm.dtype
-        norm = given_norm(extra_args.get("grad_norm"), updates, dtype)
+        norm = given_norm(extra_args.get("grad_norm"), updates, precision([state.norm, updates]))
         takes, norms = _judge(norm, state.norms, threshold)
+        norm = narrow(norm, dtype)
         values = state.values
         if extra_args.get("value") is not None:
             value = real_scalar("value", extra_args["value"], dtype)
@@ -165,16 +168,16 @@ def check_stable(state: chex.ArrayTree) -> None:
       >>> _, state = tx.update(jnp.array(jnp.inf), tx.init(jnp.array(1.0)))
       >>> check_stable(state)
       Traceback (most recent call last):
-      FloatingPointError: unstable training: skipped 1 in a row, 1 in total; last gradient norm inf
+      FloatingPointError: unstable training: skipped 1 steps, too many in a row; last norm inf
     """
     found = only(state, SkipUnstableState, "skip_unstable")
-    parts = found.exhausted, found.skipped_in_row, found.skipped_total, found.norm
-    exhausted, in_row, total, norm = (np.ravel(part) for part in jax.device_get(parts))
+    parts = found.exhausted, found.skipped_total, found.norm
+    exhausted, total, norm = (np.ravel(part) for part in jax.device_get(parts))
     if exhausted.any():
         first = exhausted.argmax()  # of several under `vmap`
         raise FloatingPointError(
-            f"unstable training: skipped {in_row[first]} in a row, {total[first]} in total;"
-            f" last gradient norm {norm[first]:.4g}"
+            f"unstable training: skipped {total[first]} steps, too many in a row;"
+            f" last norm {norm[first]:.4g}"
         )
 
 
@@ -183,6 +186,7 @@ def _judge(x: jax.Array, before: Any, threshold: Scalar | None) -> tuple[jax.Arr
     finite = jnp.isfinite(x)
     if threshold is None:
         return finite, before
+    x = narrow(x, before.dtype)
     after = jnp.where(finite, jnp.concatenate([x[None], before[:-1]]), before)
     return finite & ~_is_outlier(x, before, jnp.asarray(threshold, x.dtype)), after
 
@@ -193,8 +197,10 @@ def _is_outlier(x: jax.Array, before: jax.Array, threshold: jax.Array) -> jax.Ar
     count = jnp.sum(known, dtype=jnp.int32)
     middle = _median(before, count)
     spread = 1.4826 * _median(jnp.where(known, jnp.abs(before - middle), jnp.inf), count)
-    limit = middle + threshold * jnp.maximum(spread, 0.05 * jnp.abs(middle))
-    return (count >= min(_ENOUGH, before.size)) & (x > limit)
+    scale = jnp.maximum(spread, 0.05 * jnp.abs(middle))
+    # Where half of them are 0 there is no scale, by which anything were far above.
+    enough = (count >= min(_ENOUGH, before.size)) & (scale > 0)
+    return enough & (x > middle + threshold * scale)
 
 
 def _median(x: jax.Array, count: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from adam_jax.hyperparameters import Exact, function, known, number, transformation
-from adam_jax.states import only
+from adam_jax.states import like, only
 from adam_jax.transform import full_beside
 
 
@@ -49,7 +49,8 @@ def with_hyperparameters(
     An optimizer of this package does what it does with the same static number: its means are the
     same to the bit, and its updates to 6 units in the last place, as measured over 200 steps. A
     schedule's values are float32, unless they are static; so are those that are put into
-    ``hyperparams`` by hand. Optax's optimizers see float32 arrays.
+    ``hyperparams`` by hand, and what ``make`` computes of them. Optax's optimizers see float32
+    arrays.
 
     Args:
       make: takes the hyperparameters by their names and gives a transformation: an optimizer, or a
@@ -87,8 +88,16 @@ def with_hyperparameters(
         return optax.with_extra_args_support(transformation("make(...)", make(**values)))
 
     def inner(exact: dict[str, Exact]) -> optax.GradientTransformationExtraArgs:
-        with known(exact.values()):
-            return made({name: x.high for name, x in exact.items()})
+        def knowing(call: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*args: Any, **kwargs: Any) -> Any:
+                with known(exact.values()):
+                    return call(*args, **kwargs)
+
+            return called
+
+        tx = knowing(made)({name: x.high for name, x in exact.items()})
+        # Then too, for what is made may make others of the same numbers only there.
+        return optax.GradientTransformationExtraArgs(knowing(tx.init), knowing(tx.update))
 
     def state_of(count: Any, exact: dict[str, Exact], inner_state: Any) -> HyperparametersState:
         # Copies, for `make` may have put the arrays in its state, and donation wants none twice.
@@ -113,6 +122,7 @@ def with_hyperparameters(
             for name, low in kept
         }
         updates, inner_state = inner(exact).update(updates, state.inner_state, params, **extra_args)
+        inner_state = like(inner_state, state.inner_state)
         return updates, state_of(optax.safe_increment(state.count), exact, inner_state)
 
     def check(count: jax.Array) -> None:
@@ -126,8 +136,9 @@ def with_hyperparameters(
 def set_hyperparameters(state: chex.ArrayTree, /, **values: Any) -> Any:
     """A state with other hyperparameters, whatever it is nested in.
 
-    Numbers are then as exact as those given to `with_hyperparameters`. In the state of an ensemble
-    a number is set for each member.
+    Numbers are then as exact as those given to `with_hyperparameters`; that they are in the range
+    of what they are for is not checked here, where it is not known. In the state of an ensemble a
+    number is set for each member.
 
     Args:
       state: of a transformation with one `with_hyperparameters` in it.

@@ -22,7 +22,7 @@ from adam_jax.mismatch import require_gradients
 from adam_jax.rule import divides
 from adam_jax.rules.adam import Adam
 from adam_jax.services.measures import Metrics, Row, at_rest, measure, nothing
-from adam_jax.states import only
+from adam_jax.states import like, only
 from adam_jax.storage.at_rest import is_stored
 
 _NEVER = r"(?!)"
@@ -67,7 +67,8 @@ def with_metrics(
     of larger leaves they see a sample, 256 to 2048 entries of each.
 
     What is divided by 0 is 0, so of finite gradients all is finite; what is not finite is seen in
-    the norms. Leaves without a gradient do not count. Inside ``shard_map`` all is a shard's own.
+    the norms. Leaves without a gradient do not count. Inside ``shard_map`` all is a shard's own, whose
+    type then changes in the first step: so ``init`` belongs outside, and ``every`` is 1 there.
 
     Args:
       inner: any Optax transformation. What is outside of it is not seen: wrap the whole chain.
@@ -124,6 +125,7 @@ def with_metrics(
         if (state.previous is None) is successive:
             raise ValueError("`state` was made with another `successive`")
         steps, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        inner_state = like(inner_state, state.inner_state)
         names, rows = _leaves(taken, updates, steps, params, state.previous, inner_state)
         _require_names(state, names, updates)
         metrics = measure(names, rule, rows, state.count, state.metrics, every)

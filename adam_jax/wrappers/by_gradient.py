@@ -9,7 +9,7 @@ import optax
 
 from adam_jax.hyperparameters import flag, transformation
 from adam_jax.states import like
-from adam_jax.transform import full_precision
+from adam_jax.transform import wide_gradients
 
 
 def by_gradient(
@@ -30,5 +30,4 @@ def by_gradient(
         steps, new = wrapped.update(updates, state, params, **extra_args)
         return jax.tree.map(partial(change, sign), steps, updates), like(new, state)
 
-    both = optax.GradientTransformationExtraArgs(wrapped.init, update)
-    return full_precision(lambda _: both)
+    return wide_gradients(optax.GradientTransformationExtraArgs(wrapped.init, update))

@@ -293,6 +293,23 @@ class TestInterrupted:
         assert capsys.readouterr().err.count("\n") == 1
         assert not (tmp_path / "out").exists()
 
+    def test_where_python_ignores_it(self, capsys, write, tmp_path):
+        """As it does where the garbage collector calls back."""
+        ignoring = tmp_path / "ignoring.py"
+        ignoring.write_text(
+            "import signal, optax\n"
+            "def make(learning_rate):\n"
+            "    try:\n"
+            "        signal.raise_signal(signal.SIGINT)\n"
+            "    except KeyboardInterrupt:\n"
+            "        pass\n"
+            "    return optax.sgd(learning_rate)\n"
+        )
+        handler = signal.getsignal(signal.SIGINT)
+        assert main(["race", write(), "--entrants", f"{ignoring}:make", "--seeds", "1"]) == 130
+        assert "interrupted" in capsys.readouterr().err
+        assert signal.getsignal(signal.SIGINT) is handler
+
     def test_by_a_real_signal(self, write, tmp_path):
         command = [sys.executable, "-m", "adam_jax", "race", write(), "--json"]
         command += ["--entrants", "sgd,adam", "--epochs", "1000", "--out", str(tmp_path / "out")]
