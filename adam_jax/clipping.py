@@ -41,7 +41,8 @@ def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformationExtraAr
     Returns:
       An Optax transformation. Its ``update`` takes ``grad_norm``, the norm of what it is given
       where that is known already; all in a chain get it, so give it where it is the norm for all.
-      Inside ``shard_map`` the norm is a shard's own unless it is given.
+      Inside ``shard_map`` the norm is a shard's own unless it is given, as a scan of steps there
+      needs: JAX's types tell what varies over shards.
 
     Raises:
       ValueError: ``max_norm`` is below 0, or not finite.

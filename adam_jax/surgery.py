@@ -9,9 +9,11 @@ of the parameters themselves. But not a mean square. Its bias correction is over
 would take hundreds of steps to grow: Adam's first one would be 3.16 learning rates long, and the
 twelfth of a steady gradient 6.57. So it becomes the mean of the others in its array. The first step
 is then 0.1 learning rates, times the gradient over its usual size there, and steps grow with the
-mean gradient to 1. A gradient that is kept, as by Adan and MARS, begins at 0 too: the first
-difference is then the gradient itself, where their papers begin with none. And an unfinished mean of
-`accumulate` begins at 0, though its weight is that of all leaves and stays: so reset between steps.
+mean gradient to 1.
+
+A gradient that is kept, as by Adan and MARS, begins at 0 too: the first difference is the gradient
+itself, where their papers begin with none. And an unfinished mean of `accumulate` begins at 0, but
+its weight, which is of all leaves, stays: so reset between two full steps.
 """
 
 from collections.abc import Callable

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 
 # Eight devices on one CPU, so that sharding is tested for real.
 os.environ["XLA_FLAGS"] = (
@@ -12,6 +13,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import family
 import jax
 import pytest
+
+# What is compiled twice is compiled once: many tests build one program. A folder a process, for
+# JAX's cache is not made for two that write.
+COMPILED = tempfile.TemporaryDirectory(prefix="adam_jax-compiled-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture
@@ -33,15 +41,18 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """One worker for the tests of one member, which share what they compile (--dist loadgroup)."""
+    """One worker for the tests of one member, or of one file (--dist loadgroup).
+
+    They share what they compile.
+    """
     chosen = config.getoption("--members")
     for item in list(items):
         member = getattr(item, "callspec", None) and item.callspec.params.get("member")
-        if isinstance(member, str):
-            item.add_marker(pytest.mark.xdist_group(member))
-            if chosen and member not in chosen.split(","):
-                items.remove(item)
-                config.hook.pytest_deselected(items=[item])
+        is_of_member = isinstance(member, str)
+        item.add_marker(pytest.mark.xdist_group(member if is_of_member else item.path.name))
+        if is_of_member and chosen and member not in chosen.split(","):
+            items.remove(item)
+            config.hook.pytest_deselected(items=[item])
 
 
 def pytest_runtest_teardown():

@@ -276,7 +276,7 @@ def test_a_learning_rate_is_learnt_through_ten_steps(x64):
 
 
 def test_radams_derivative_is_finite_where_nothing_is_averaged():
-    """What counts the gradients that a mean square is of leaves float32 at b2 = 0, from step 2 on."""
+    """At b2 = 0 what counts the averaged gradients leaves float32, from the second step on."""
 
     def moved(b2):
         tx, g = adam_jax.radam(0.1, b2=b2), jnp.array([0.7, -3.0])

@@ -82,7 +82,7 @@ def skip_unstable(
       An Optax transformation. Its ``update`` takes ``value``, the loss, without which it looks at
       gradients only, and ``grad_norm``, the norm where it is known already; ``inner`` gets both.
       Inside ``shard_map`` the norm is a shard's own unless it is given: give the one over all
-      shards, so that all skip the same steps.
+      shards, so that all skip the same steps, and steps can be scanned there.
 
     Raises:
       ValueError: a number is out of its range, or ``then`` another string.

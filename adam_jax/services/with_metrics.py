@@ -67,8 +67,8 @@ def with_metrics(
     of larger leaves they see a sample, 256 to 2048 entries of each.
 
     What is divided by 0 is 0, so of finite gradients all is finite; what is not finite is seen in
-    the norms. Leaves without a gradient do not count. Inside ``shard_map`` all is a shard's own, whose
-    type then changes in the first step: so ``init`` belongs outside, and ``every`` is 1 there.
+    the norms. Leaves without a gradient do not count. Inside ``shard_map`` all is a shard's own,
+    and JAX's types say so after the first step only: there ``every`` is 1, and no scan of steps.
 
     Args:
       inner: any Optax transformation. What is outside of it is not seen: wrap the whole chain.
