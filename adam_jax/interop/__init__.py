@@ -1,0 +1,1 @@
+"""States of other frameworks' optimizers, moved in and out."""

@@ -1,0 +1,309 @@
+"""PyTorch's optimizer states: moved in, moved out. PyTorch itself is not needed.
+
+What ``optimizer.state_dict()`` of `torch.optim` `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax` and
+`SparseAdam` holds is, by another name, what ours keep:
+
+    step              count
+    exp_avg           mu
+    exp_avg_sq        nu; of Adamax exp_inf
+    max_exp_avg_sq    nu_max
+    mu_product        (NAdam) follows from count, b1 and momentum_decay
+
+Hyperparameters do not travel: build the transformation, by `like_torch`, from ``param_groups``. A
+run then goes on as it would have there: over the next 100 steps the parameters stay within 1e-12 in
+float64, and in float32 within what PyTorch rounds (see `like_torch`).
+
+The 8-bit optimizers of bitsandbytes have state dicts of this form too. See `bitsandbytes`.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import chex
+import jax
+import numpy as np
+import optax
+
+from adam_jax.hyperparameters import brief
+from adam_jax.interop import bitsandbytes
+from adam_jax.interop.arrays import array_of
+from adam_jax.interop.moments import Arrival, Layout, Name, laid_out, named, put, take
+from adam_jax.ownership import Path
+
+StateDict: TypeAlias = Mapping[str, Any]
+
+_FIELDS = {"exp_avg": "mu", "exp_avg_sq": "nu", "exp_inf": "nu", "max_exp_avg_sq": "nu_max"}
+# By what tells the optimizers' groups apart, which do not say their names: the first that fits.
+_KINDS = (
+    ("NAdam", {"momentum_decay"}, ("exp_avg", "exp_avg_sq")),
+    ("Adam", {"amsgrad"}, ("exp_avg", "exp_avg_sq")),
+    ("RAdam", {"decoupled_weight_decay"}, ("exp_avg", "exp_avg_sq")),
+    ("Adamax", {"weight_decay"}, ("exp_avg", "exp_inf")),
+    ("SparseAdam", {"betas"}, ("exp_avg", "exp_avg_sq")),
+)
+_keystr = jax.tree_util.keystr
+
+
+def from_torch(
+    state_dict: StateDict,
+    tx: optax.GradientTransformation,
+    params: optax.Params,
+    names: Any,
+    layout: Layout | None = None,
+) -> chex.ArrayTree:
+    """A state of ``tx`` that goes on where an optimizer of PyTorch stopped.
+
+    Moments take the storage formats of ``tx``, rounded to nearest where these have fewer bits; a
+    float64 is never rounded. What ``tx`` has besides, such as an average of parameters, is as new;
+    schedules go on from the same step. Moments of bfloat16 and float16, which belong to parameters
+    of these dtypes, become float32.
+
+    Args:
+      state_dict: ``optimizer.state_dict()``: of tensors, or of arrays, as `read_torch` gives.
+      tx: the same optimizer here (whether it is the same cannot be seen from its state), also in a
+        chain, under `optax.partition` or in a wrapper.
+      params: the parameters, laid out as they are here.
+      names: a tree like ``params`` of what PyTorch calls each: its position among the optimizer's
+        parameters, from 0; or its name, if the state dict has names, as it does where the optimizer
+        was built with ``model.named_parameters()``.
+      layout: ``(name, array) -> array``, which lays out an array of PyTorch as its parameter is
+        here: the function by which the parameters were moved. It must only move entries. By default
+        nothing is moved.
+
+    Returns:
+      The state.
+
+    Raises:
+      ValueError: parameters or their steps, shapes or values do not fit; the message names one.
+      TypeError: an argument is of the wrong kind.
+
+    References:
+      https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.state_dict.html
+
+    Example:
+      A linear layer, whose weight is (outputs, inputs) there and (inputs, outputs) here.
+
+      >>> import jax.numpy as jnp
+      >>> from adam_jax import like_torch
+      >>> moments = {"exp_avg": np.ones((2, 3)), "exp_avg_sq": np.ones((2, 3))}
+      >>> group = {"lr": 1e-3, "betas": (0.9, 0.999), "amsgrad": False, "params": [0]}
+      >>> state_dict = {
+      ...     "state": {0: {"step": 7.0} | {k: x.astype("f") for k, x in moments.items()}},
+      ...     "param_groups": [group],
+      ... }
+      >>> order = ["fc.weight"]  # [name for name, _ in model.named_parameters()]
+      >>> params, names = {"kernel": jnp.ones((3, 2))}, {"kernel": "fc.weight"}
+      >>> tx = like_torch.Adam(1e-3)
+      >>> positions = jax.tree.map(order.index, names)
+      >>> state = from_torch(state_dict, tx, params, positions, layout=lambda name, x: x.T)
+      >>> int(state[0].count), state[0].mu["kernel"].shape
+      (7, (3, 2))
+    """
+    entries = _Entries(state_dict)
+    arrivals: dict[Path, dict[str, Arrival]] = {}
+    steps: dict[Name, int] = {}
+    known = set()
+    for path, p, name in named(params, names):
+        key = entries.key(name, path)
+        known.add(key)
+        if key in entries.state:
+            entry = entries.entry(key)
+            steps[name] = _step(entry.pop("step", None), name)
+            arrivals[path] = dict(_arrivals(entry, name, layout, path, p))
+            entries.require_momenta(key, name, steps[name])
+    for key in entries.state:
+        if key not in known:
+            raise ValueError(f"`names` must have all parameters, got none for {entries.title(key)}")
+    return put(tx, params, _common(steps), arrivals)
+
+
+def to_torch(
+    state: chex.ArrayTree,
+    params: optax.Params,
+    names: Any,
+    like: StateDict,
+    layout: Layout | None = None,
+    tensor: Callable[[np.ndarray], Any] = lambda x: x,
+) -> dict[str, Any]:
+    """A state dict with which an optimizer of PyTorch goes on where one of ours stopped.
+
+    ``optimizer.load_state_dict(to_torch(...))`` takes it. Moments of fewer bits are decoded, to
+    float32, which PyTorch casts to the parameters' dtype.
+
+    Args:
+      state: of the same optimizer here.
+      params: the parameters that it belongs to.
+      names: see `from_torch`.
+      like: ``optimizer.state_dict()``, also of an optimizer that is new: its hyperparameters and
+        the order of its parameters are taken, and which optimizer it is.
+      layout: the inverse of that of `from_torch`.
+      tensor: what makes a tensor of an array: ``torch.from_numpy``. By default arrays stay.
+
+    Returns:
+      The state dict.
+
+    Raises:
+      ValueError: parameters, shapes or moments do not fit, or one is not finite.
+      TypeError: an argument is of the wrong kind.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp
+      >>> params, names = {"w": jnp.ones(2)}, {"w": 0}
+      >>> tx = adam_jax.adam(1e-3)
+      >>> _, state = tx.update({"w": jnp.array([1.0, -2.0])}, tx.init(params), params)
+      >>> group = {"lr": 1e-3, "betas": (0.9, 0.999), "amsgrad": False, "params": [0]}
+      >>> moved = to_torch(state, params, names, like={"state": {}, "param_groups": [group]})
+      >>> print(moved["state"][0]["step"], moved["state"][0]["exp_avg"].round(4))
+      1.0 [ 0.1 -0.2]
+    """
+    entries = _Entries(like)
+    count, rows = take(state, params)
+    moved = {}
+    for path, _, name in named(params, names):
+        key = entries.key(name, path)
+        if path in rows and count:  # before its first step PyTorch has no state
+            moved[key] = {
+                field: tensor(np.array(x)) if isinstance(x, np.ndarray) else x
+                for field, x in _leaving(entries.groups[key], count, rows[path], path, name, layout)
+            }
+    groups = [copy.copy(group) for group in like["param_groups"]]
+    return {"state": moved, "param_groups": groups}
+
+
+class _Entries:
+    """A state dict, looked up by names or by positions."""
+
+    def __init__(self, state_dict: StateDict) -> None:
+        known = list(state_dict) if isinstance(state_dict, Mapping) else brief(state_dict)
+        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(known):
+            raise ValueError(f"the state dict must have 'state' and 'param_groups', got {known}")
+        self.state: Mapping[Any, Any] = state_dict["state"]
+        self.groups: dict[Any, Mapping[str, Any]] = {}
+        self._keys: dict[Name, Any] = {}
+        for group in state_dict["param_groups"]:
+            titles = group.get("param_names") or [None] * len(group["params"])
+            for key, title in zip(group["params"], titles, strict=True):
+                self._keys[len(self.groups)] = key
+                self.groups[key] = group
+                for name in {key, title} - {None}:
+                    self._keys.setdefault(name, key)
+
+    def key(self, name: Name, path: Path) -> Any:
+        """How the state dict calls a parameter."""
+        if name not in self._keys:
+            texts = [known for known in self._keys if isinstance(known, str)]
+            has = f"{brief(texts)}" if texts else f"no names, only {len(self.groups)} positions"
+            raise ValueError(
+                f"`names` has {name!r} for params{_keystr(path)}; the state dict has {has}"
+            )
+        return self._keys[name]
+
+    def title(self, key: Any) -> str:
+        """A parameter's name for errors: the state dict's own, or the position."""
+        return repr(next((name for name, k in self._keys.items() if k == key and name != key), key))
+
+    def entry(self, key: Any) -> dict[str, Any]:
+        """What there is of a parameter."""
+        return bitsandbytes.flat(self.state[key])
+
+    def require_momenta(self, key: Any, name: Name, step: int) -> None:
+        """Check that the product of NAdam's momenta is what follows from its arguments."""
+        found = self.state[key].get("mu_product")
+        group = self.groups[key]
+        if found is None or "momentum_decay" not in group:
+            return
+        expected, found = _momenta(group, step), float(array_of(found, "mu_product"))
+        if not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-30):
+            raise ValueError(
+                f"mu_product of {name!r} must be {expected:.3g}, which follows from betas and"
+                f" momentum_decay, got {found:.3g}: did they change during training?"
+            )
+
+
+def _arrivals(
+    entry: dict[str, Any], name: Name, layout: Layout | None, path: Path, p: Any
+) -> Iterator[tuple[str, Arrival]]:
+    """A parameter's moments by the state's fields."""
+    quantised = bitsandbytes.is_one(entry)
+    known = {"state1", "state2"} if quantised else {*_FIELDS, "mu_product"}
+    strange = sorted(set(entry) - known - set(bitsandbytes.PARTS if quantised else ()))
+    if strange:
+        raise ValueError(f"{name!r} has {brief(strange[0])}, which no Adam of PyTorch keeps")
+    moments = bitsandbytes.moments(entry, name) if quantised else _plain(entry, name)
+    for there, (x, at_rest) in moments.items():
+        what = f"{there} of {name!r}"
+        y = laid_out(layout, name, x, f"{what}, as params{_keystr(path)},", p.shape)
+        arrival = Arrival(what, y) if layout else Arrival(what, y, at_rest)
+        arrival.require_sound(magnitude=there != "exp_avg")
+        yield _FIELDS[there], arrival
+
+
+def _plain(entry: dict[str, Any], name: Name) -> dict[str, Any]:
+    return {
+        there: (array_of(x, f"{there} of {name!r}"), lambda _: None)
+        for there, x in entry.items()
+        if there in _FIELDS
+    }
+
+
+def _leaving(
+    group: Mapping[str, Any],
+    count: int,
+    row: Mapping[str, np.ndarray],
+    path: Path,
+    name: Name,
+    layout: Layout | None,
+) -> Iterator[tuple[str, Any]]:
+    """What PyTorch keeps of a parameter."""
+    kind, fields = _kind(group)
+    wanted = {_FIELDS[field] for field in fields}
+    if set(row) != wanted:
+        raise ValueError(
+            f"torch.optim.{kind} keeps {sorted(wanted)}, the state {sorted(row)} of"
+            f" params{_keystr(path)}"
+        )
+    dtype = row["mu"].dtype
+    yield "step", count if kind == "SparseAdam" else np.array(count, dtype)
+    if kind == "NAdam":
+        yield "mu_product", np.array(_momenta(group, count), dtype)
+    for field in fields:
+        x = row[_FIELDS[field]]
+        yield field, x if layout is None else np.asarray(layout(name, x))
+
+
+def _kind(group: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Which optimizer a group of parameters is of, and the moments that it keeps."""
+    for kind, keys, fields in _KINDS:
+        if {"betas", *keys} <= set(group):
+            return kind, (*fields, "max_exp_avg_sq") if group.get("amsgrad") else fields
+    raise ValueError(f"`like` must be of an Adam of PyTorch, got groups with {sorted(group)}")
+
+
+def _momenta(group: Mapping[str, Any], step: int) -> float:
+    """The product of NAdam's momenta until a step."""
+    t = np.arange(1, step + 1)
+    momenta = group["betas"][0] * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"]))
+    return float(np.prod(momenta))
+
+
+def _step(step: Any, name: Name) -> int:
+    """A count of steps, which PyTorch keeps as a number or as a floating tensor."""
+    x = array_of(step, f"step of {name!r}")
+    if x.size != 1 or not float(x.item()).is_integer() or x.item() < 1:
+        raise ValueError(f"step of {name!r} must be a count, got {brief(x)}")
+    return int(x.item())
+
+
+def _common(steps: Mapping[Name, int]) -> int:
+    """The count of steps of all parameters, for here there is one."""
+    if not steps:
+        raise ValueError("the state dict must hold the state of a parameter, got none: no step done")
+    first, count = next(iter(steps.items()))
+    for name, step in steps.items():
+        if step != count:
+            raise ValueError(
+                f"all parameters must have one step, got {step} of {name!r} and {count} of {first!r}"
+            )
+    return count
