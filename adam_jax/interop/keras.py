@@ -146,7 +146,9 @@ def to_keras(
                 raise ValueError(f"{title!r} needs {_FIELDS[there]} of params{_keystr(path)}")
             x = row.pop(_FIELDS[there])
             if x.dtype == np.float64 != old.dtype:
-                raise TypeError(f"{title!r} is {old.dtype}, which would round params{_keystr(path)}")
+                raise TypeError(
+                    f"{title!r} is {old.dtype}, which would round params{_keystr(path)}"
+                )
             y = x if layout is None else np.asarray(layout(name, x))
             values[title] = laid_out(None, name, y, repr(title), old.shape).astype(old.dtype)
         if row:

@@ -63,7 +63,8 @@ def named(params: optax.Params, names: Any) -> list[tuple[Path, Any, Name]]:
       ValueError: ``names`` has another structure than the parameters, or a name twice.
       TypeError: what it has for a parameter is neither a name nor a position.
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    flat: Any = jax.tree_util.tree_flatten_with_path(params)
+    leaves, treedef = flat
     try:
         found = treedef.flatten_up_to(names)
     except ValueError as error:
@@ -184,13 +185,17 @@ def _moved(node: Any, count: int, replaced: Callable[[Any, str], Any]) -> Any:
         new = {"count": _placed(jnp.asarray(count, node.count.dtype), node.count)}
         for field in _moments(node):
             part = getattr(node, field)
-            new[field] = replaced(node, field) if _is_member(node) else _moved(part, count, replaced)
+            new[field] = (
+                replaced(node, field) if _is_member(node) else _moved(part, count, replaced)
+            )
         return type(node)(**new)
 
     def below(x: Any) -> bool:
         return _is_member(x) or _is_clock(x)
 
-    return jax.tree.map(lambda x: _moved(x, count, replaced) if below(x) else x, node, is_leaf=below)
+    return jax.tree.map(
+        lambda x: _moved(x, count, replaced) if below(x) else x, node, is_leaf=below
+    )
 
 
 def _owned(member: Any, field: str, params: optax.Params) -> Owned:
@@ -205,7 +210,9 @@ def _owned(member: Any, field: str, params: optax.Params) -> Owned:
 def _stored(stored: Stored, arrival: Arrival, where: str) -> Stored:
     """What has arrived, in the format of what is there."""
     if not is_writable(stored):
-        raise TypeError(f"{where} is {type(stored).__name__}; only arrays and Blocks can be written")
+        raise TypeError(
+            f"{where} is {type(stored).__name__}; only arrays and Blocks can be written"
+        )
     kept = arrival.at_rest(stored)
     if kept is None:
         wide = getattr(stored, "dtype", None) == np.float64
@@ -220,7 +227,8 @@ def _stored(stored: Stored, arrival: Arrival, where: str) -> Stored:
 
 
 def _placed(new: jax.Array, old: jax.Array) -> jax.Array:
-    return jax.device_put(new, old.sharding)
+    placed: jax.Array = jax.device_put(new, old.sharding)
+    return placed
 
 
 def _first(x: np.ndarray, which: np.ndarray) -> str:

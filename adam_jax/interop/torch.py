@@ -19,7 +19,7 @@ The 8-bit optimizers of bitsandbytes have state dicts of this form too. See `bit
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import chex
 import jax
@@ -30,9 +30,8 @@ from adam_jax.hyperparameters import brief
 from adam_jax.interop import bitsandbytes
 from adam_jax.interop.arrays import array_of
 from adam_jax.interop.moments import Arrival, Layout, Name, laid_out, named, put, take
+from adam_jax.interop.state_dict import Entries, StateDict
 from adam_jax.ownership import Path
-
-StateDict: TypeAlias = Mapping[str, Any]
 
 _FIELDS = {"exp_avg": "mu", "exp_avg_sq": "nu", "exp_inf": "nu", "max_exp_avg_sq": "nu_max"}
 # By what tells the optimizers' groups apart, which do not say their names: the first that fits.
@@ -101,7 +100,7 @@ def from_torch(
       >>> int(state[0].count), state[0].mu["kernel"].shape
       (7, (3, 2))
     """
-    entries = _Entries(state_dict)
+    entries = Entries(state_dict)
     arrivals: dict[Path, dict[str, Arrival]] = {}
     steps: dict[Name, int] = {}
     known = set()
@@ -109,10 +108,10 @@ def from_torch(
         key = entries.key(name, path)
         known.add(key)
         if key in entries.state:
-            entry = entries.entry(key)
+            entry = bitsandbytes.flat(entries.entry(key))
             steps[name] = _step(entry.pop("step", None), name)
             arrivals[path] = dict(_arrivals(entry, name, layout, path, p))
-            entries.require_momenta(key, name, steps[name])
+            _require_momenta(entries.groups[key], entry, name, steps[name])
     for key in entries.state:
         if key not in known:
             raise ValueError(f"`names` must have all parameters, got none for {entries.title(key)}")
@@ -158,7 +157,7 @@ def to_torch(
       >>> print(moved["state"][0]["step"], moved["state"][0]["exp_avg"].round(4))
       1.0 [ 0.1 -0.2]
     """
-    entries = _Entries(like)
+    entries = Entries(like)
     count, rows = take(state, params)
     moved = {}
     for path, _, name in named(params, names):
@@ -170,56 +169,6 @@ def to_torch(
             }
     groups = [copy.copy(group) for group in like["param_groups"]]
     return {"state": moved, "param_groups": groups}
-
-
-class _Entries:
-    """A state dict, looked up by names or by positions."""
-
-    def __init__(self, state_dict: StateDict) -> None:
-        known = list(state_dict) if isinstance(state_dict, Mapping) else brief(state_dict)
-        if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(known):
-            raise ValueError(f"the state dict must have 'state' and 'param_groups', got {known}")
-        self.state: Mapping[Any, Any] = state_dict["state"]
-        self.groups: dict[Any, Mapping[str, Any]] = {}
-        self._keys: dict[Name, Any] = {}
-        for group in state_dict["param_groups"]:
-            titles = group.get("param_names") or [None] * len(group["params"])
-            for key, title in zip(group["params"], titles, strict=True):
-                self._keys[len(self.groups)] = key
-                self.groups[key] = group
-                for name in {key, title} - {None}:
-                    self._keys.setdefault(name, key)
-
-    def key(self, name: Name, path: Path) -> Any:
-        """How the state dict calls a parameter."""
-        if name not in self._keys:
-            texts = [known for known in self._keys if isinstance(known, str)]
-            has = f"{brief(texts)}" if texts else f"no names, only {len(self.groups)} positions"
-            raise ValueError(
-                f"`names` has {name!r} for params{_keystr(path)}; the state dict has {has}"
-            )
-        return self._keys[name]
-
-    def title(self, key: Any) -> str:
-        """A parameter's name for errors: the state dict's own, or the position."""
-        return repr(next((name for name, k in self._keys.items() if k == key and name != key), key))
-
-    def entry(self, key: Any) -> dict[str, Any]:
-        """What there is of a parameter."""
-        return bitsandbytes.flat(self.state[key])
-
-    def require_momenta(self, key: Any, name: Name, step: int) -> None:
-        """Check that the product of NAdam's momenta is what follows from its arguments."""
-        found = self.state[key].get("mu_product")
-        group = self.groups[key]
-        if found is None or "momentum_decay" not in group:
-            return
-        expected, found = _momenta(group, step), float(array_of(found, "mu_product"))
-        if not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-30):
-            raise ValueError(
-                f"mu_product of {name!r} must be {expected:.3g}, which follows from betas and"
-                f" momentum_decay, got {found:.3g}: did they change during training?"
-            )
 
 
 def _arrivals(
@@ -288,6 +237,20 @@ def _momenta(group: Mapping[str, Any], step: int) -> float:
     return float(np.prod(momenta))
 
 
+def _require_momenta(
+    group: Mapping[str, Any], entry: Mapping[str, Any], name: Name, step: int
+) -> None:
+    """Check that the product of NAdam's momenta is what follows from its arguments."""
+    if "mu_product" not in entry or "momentum_decay" not in group:
+        return
+    expected, found = _momenta(group, step), float(array_of(entry["mu_product"], "mu_product"))
+    if not math.isclose(found, expected, rel_tol=1e-3, abs_tol=1e-30):
+        raise ValueError(
+            f"mu_product of {name!r} must be {expected:.3g}, which follows from betas and"
+            f" momentum_decay, got {found:.3g}: did they change during training?"
+        )
+
+
 def _step(step: Any, name: Name) -> int:
     """A count of steps, which PyTorch keeps as a number or as a floating tensor."""
     x = array_of(step, f"step of {name!r}")
@@ -299,11 +262,13 @@ def _step(step: Any, name: Name) -> int:
 def _common(steps: Mapping[Name, int]) -> int:
     """The count of steps of all parameters, for here there is one."""
     if not steps:
-        raise ValueError("the state dict must hold the state of a parameter, got none: no step done")
+        raise ValueError(
+            "the state dict must hold the state of a parameter, got none: no step done"
+        )
     first, count = next(iter(steps.items()))
     for name, step in steps.items():
         if step != count:
             raise ValueError(
-                f"all parameters must have one step, got {step} of {name!r} and {count} of {first!r}"
+                f"all parameters must have one step, got {count} of {first!r}, {step} of {name!r}"
             )
     return count

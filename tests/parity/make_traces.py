@@ -284,7 +284,10 @@ def state_difference(fresh: Traces, golden: Traces, key: tuple[str, str]) -> flo
     """
     name, dtype = key
     (now, now_numbers), (before, before_numbers) = (
-        ([x.about["states"][part][name] for part in ("fields", "rest")], x.about["states"]["numbers"])
+        (
+            [x.about["states"][part][name] for part in ("fields", "rest")],
+            x.about["states"]["numbers"],
+        )
         for x in (fresh, golden)
     )
     now_numbers, before_numbers = now_numbers[name][dtype], before_numbers[name][dtype]

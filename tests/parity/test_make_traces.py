@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from traces import FOLDER, load, save, split
 
-
 PARTS = ("fields", "numbers", "rest")
 
 
