@@ -24,7 +24,16 @@ import optax
 
 from adam_jax.hyperparameters import brief, decay_rate
 from adam_jax.interop.arrays import array_of
-from adam_jax.interop.moments import Arrival, Layout, Name, laid_out, named, put, take
+from adam_jax.interop.moments import (
+    Arrival,
+    Layout,
+    Name,
+    laid_out,
+    named,
+    put,
+    require_sound,
+    take,
+)
 from adam_jax.ownership import Path
 
 _FIELDS = {"momentum": "mu", "velocity": "nu", "norm": "nu", "velocity_hat": "nu_max"}
@@ -85,10 +94,9 @@ def from_keras(
     arrivals: dict[Path, dict[str, Arrival]] = {}
     for path, p, name in named(params, names):
         for there, (title, x) in found.of(name, path).items():
+            require_sound(repr(title), x, magnitude=there != "momentum")
             y = laid_out(layout, name, x, f"{title!r}, as params{_keystr(path)},", p.shape)
-            arrival = Arrival(repr(title), y)
-            arrival.require_sound(magnitude=there != "momentum")
-            arrivals.setdefault(path, {})[_FIELDS[there]] = arrival
+            arrivals.setdefault(path, {})[_FIELDS[there]] = Arrival(repr(title), y)
     found.require_all_taken()
     return put(tx, params, found.count, arrivals)
 

@@ -39,21 +39,20 @@ class Arrival:
     value: np.ndarray
     at_rest: Callable[[Stored], Stored | None] = lambda _: None
 
-    def require_sound(self, magnitude: bool) -> None:
-        """Check that it is floating and finite, and of a magnitude that it is not below 0.
 
-        Raises:
-          TypeError: it is of integers, or complex.
-          ValueError: an entry is out of range.
-        """
-        if not jnp.issubdtype(self.value.dtype, jnp.floating):
-            raise TypeError(f"{self.name} must be floating, got {self.value.dtype}")
-        bad = ~np.isfinite(self.value)
-        if bad.any():
-            raise ValueError(f"{self.name} must be finite, got {_first(self.value, bad)}")
-        bad = np.asarray(magnitude & (self.value < 0))
-        if bad.any():
-            raise ValueError(f"{self.name} must be >= 0, got {_first(self.value, bad)}")
+def require_sound(name: str, x: np.ndarray, magnitude: bool) -> None:
+    """Check that a moment is floating and finite, and of a magnitude that it is not below 0.
+
+    Raises:
+      TypeError: it is of integers, or complex.
+      ValueError: an entry is out of range.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating, got {x.dtype}")
+    for rule, bad in (("finite", ~np.isfinite(x)), (">= 0", magnitude & (x < 0))):
+        if np.any(bad):
+            index = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(bad)))
+            raise ValueError(f"{name} must be {rule}, got {np.atleast_1d(x)[index]} at {[*index]}")
 
 
 def named(params: optax.Params, names: Any) -> list[tuple[Path, Any, Name]]:
@@ -161,7 +160,7 @@ def take(
                 if field in row:
                     raise ValueError(f"`state` has {where} twice")
                 row[field] = np.array(decoded(stored))
-                Arrival(where, row[field]).require_sound(field.startswith("nu"))
+                require_sound(where, row[field], field.startswith("nu"))
     return counts.pop(), rows
 
 
@@ -221,17 +220,15 @@ def _stored(stored: Stored, arrival: Arrival, where: str) -> Stored:
                 f"{arrival.name} is float64, which {where} would round: it needs float64 parameters"
                 " and jax_enable_x64"
             )
-        x = jnp.asarray(arrival.value)
-        kept = written(stored, x, jnp.ones(x.shape, bool))
+        kept = _rewritten(stored, jnp.asarray(arrival.value))
     return jax.tree.map(_placed, kept, stored)
+
+
+@jax.jit
+def _rewritten(stored: Stored, x: jax.Array) -> Stored:
+    return written(stored, x, jnp.ones(x.shape, bool))
 
 
 def _placed(new: jax.Array, old: jax.Array) -> jax.Array:
     placed: jax.Array = jax.device_put(new, old.sharding)
     return placed
-
-
-def _first(x: np.ndarray, which: np.ndarray) -> str:
-    """The first of some entries, with its index."""
-    index = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(which)))
-    return f"{np.atleast_1d(x)[index]} at {list(index)}"

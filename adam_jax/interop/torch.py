@@ -29,7 +29,16 @@ import optax
 from adam_jax.hyperparameters import brief
 from adam_jax.interop import bitsandbytes
 from adam_jax.interop.arrays import array_of
-from adam_jax.interop.moments import Arrival, Layout, Name, laid_out, named, put, take
+from adam_jax.interop.moments import (
+    Arrival,
+    Layout,
+    Name,
+    laid_out,
+    named,
+    put,
+    require_sound,
+    take,
+)
 from adam_jax.interop.state_dict import Entries, StateDict
 from adam_jax.ownership import Path
 
@@ -183,10 +192,9 @@ def _arrivals(
     moments = bitsandbytes.moments(entry, name) if quantised else _plain(entry, name)
     for there, (x, at_rest) in moments.items():
         what = f"{there} of {name!r}"
+        require_sound(what, x, magnitude=there != "exp_avg")
         y = laid_out(layout, name, x, f"{what}, as params{_keystr(path)},", p.shape)
-        arrival = Arrival(what, y) if layout else Arrival(what, y, at_rest)
-        arrival.require_sound(magnitude=there != "exp_avg")
-        yield _FIELDS[there], arrival
+        yield _FIELDS[there], Arrival(what, y) if layout else Arrival(what, y, at_rest)
 
 
 def _plain(entry: dict[str, Any], name: Name) -> dict[str, Any]:

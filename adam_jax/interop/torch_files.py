@@ -24,7 +24,7 @@ def read_torch(path: str | os.PathLike[str]) -> Any:
     """What is in a file of PyTorch, its tensors as arrays, for `from_torch`.
 
     Of a file with more than the optimizer's state dict it is all, in the same dicts and lists:
-    ``read_torch("checkpoint.pt")["optimizer"]``. Tensors of ``torch.save`` in bfloat16 become float32.
+    ``read_torch("checkpoint.pt")["optimizer"]``. Its bfloat16 tensors become float32.
 
     Args:
       path: of a file of ``torch.save``, which needs PyTorch, and is read without running what is in
@@ -103,7 +103,7 @@ def _tensors(x: Any, torch: Any) -> Any:
         return {key: _tensors(value, torch) for key, value in x.items()}
     if isinstance(x, list | tuple):
         return type(x)(_tensors(value, torch) for value in x)
-    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    return torch.from_numpy(np.array(x)) if isinstance(x, np.ndarray | np.generic) else x
 
 
 def _nested(file: Path) -> dict[str, Any]:

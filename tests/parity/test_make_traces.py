@@ -77,7 +77,7 @@ def test_a_changed_state_fails(golden, tmp_path, capsys):
 
 @pytest.mark.parametrize("part", PARTS)
 def test_another_kind_of_state_fails(golden, tmp_path, capsys, part):
-    of_case = {"fields": [], "rest": [], "numbers": dict.fromkeys(("float64", "float32"), {})}
+    of_case = {"fields": [], "rest": [], "numbers": {"float64": {}, "float32": {}}}
     states = {**golden.about["states"], part: {**golden.about["states"][part]}}
     states[part]["RAdam"] = of_case[part]
     save(
