@@ -158,8 +158,12 @@ def keras_state(optimizer: Any, values: list[Any], names: list[str]) -> State:
 
 
 def run_keras(
-    case: Case, dtype: str, params: dict[str, Any], gradients: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    case: Case,
+    dtype: str,
+    params: dict[str, Any],
+    gradients: dict[str, Any],
+    begin: Callable[[Any], None] = lambda _: None,
+) -> Iterator[Step]:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
@@ -174,10 +178,11 @@ def run_keras(
         )
     optimizer = getattr(keras.optimizers, case.optimizer)(**arguments)
     optimizer.build(list(leaves.values()))
+    begin(optimizer)
     step = jax.jit(optimizer.stateless_apply)
     state = [x.value for x in optimizer.variables]
     values = [x.value for x in leaves.values()]
-    for t in range(STEPS):
+    for t in range(len(gradients["w"])):
         now = [jax.numpy.asarray(gradients[name][t]) for name in leaves]
         values, state = step(state, now, values)
         now = dict(zip(leaves, map(np.asarray, values), strict=True))
