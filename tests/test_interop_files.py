@@ -116,6 +116,7 @@ def test_what_fails_leaves_the_file_before(file, monkeypatch):
 @pytest.mark.parametrize(("kind", "library"), [("pt", "torch"), ("safetensors", "safetensors")])
 def test_without_its_library_one_is_told(kind, library, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setitem(sys.modules, f"{library}.numpy", None)
     with pytest.raises(ImportError, match=f"needs {library}: pip install {library}"):
         read_torch(tmp_path / f"optimizer.{kind}")
     with pytest.raises(ImportError, match=f"needs {library}: pip install {library}"):

@@ -1,5 +1,7 @@
 """What a moved state may look like on either side: names, layouts, formats, chains; and faults."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,6 +163,26 @@ def test_counts_of_the_rest_begin_anew():
     assert int(state[1].count) == 0
 
 
+class RowsState(NamedTuple):
+    inner_state: optax.OptState
+    last: optax.Params
+
+
+def by_rows(tx):
+    """Adam that also keeps the last step of each row."""
+
+    def init(params):
+        return RowsState(tx.init(params), {"w": jnp.zeros(2, jnp.int32), "b": None})
+
+    return optax.GradientTransformation(init, tx.update)
+
+
+def test_rows_are_up_to_the_step():
+    state = moved(tx=by_rows(adam_jax.adam(1e-3)))
+    assert_moved(state, torch_state())
+    np.testing.assert_array_equal(state.last["w"], [7, 7])
+
+
 def test_the_state_is_found_in_groups():
     labels = {"dense": {"w": "slow", "b": "fast"}, "scale": "frozen"}
     groups = {"slow": adam_jax.adam(1e-3), "fast": optax.adam(1e-2), "frozen": optax.set_to_zero()}
@@ -271,7 +293,7 @@ FAULTS = {
     "no step": (without("step"), "step of 1 must be an array, got None"),
     "another step": (with_(step=8.0), "all parameters must have one step, got 7 of 2, 8 of 1"),
     "half a step": (with_(step=7.5), "step of 1 must be a count, got"),
-    "no mean": (without("exp_avg"), r"`tx` keeps mu of params\['dense'\]\['w'\], which nothing"),
+    "no mean": (without("exp_avg"), r"`tx` keeps mu of params\['dense'\]\['w'\], and none"),
     "of SGD": (with_(momentum_buffer=np.ones(3)), "1 has 'momentum_buffer', which no Adam"),
     "integers": (with_(exp_avg=np.ones((3, 2), int)), "exp_avg of 1 must be floating, got int64"),
     "a text": (with_(exp_avg="mean"), "exp_avg of 1 must be an array, got 'mean'"),
@@ -355,7 +377,7 @@ BAD_OPTIMIZERS = {
     ),
     "AMSGrad": (
         lambda: adam_jax.amsgrad(1e-3),
-        r"keeps nu_max of params\['dense'\]\['b'\], which no",
+        r"keeps nu_max of params\['dense'\]\['b'\], and",
     ),
     "a third moment": (lambda: adam_jax.mars(1e-3), "`tx` keeps g of params"),
     "a flat state": (lambda: optax.flatten(adam_jax.adam(1e-3)), "the state's mu is not laid out"),

@@ -2,7 +2,7 @@
 
 A member's state is a NamedTuple that counts the steps and has a mean, ``mu``. It is looked for in
 the state of any transformation: in chains, under `optax.partition`, in wrappers. All else in there
-is as new, but for schedules: they go on from the same count.
+is as new, but for what counts: schedules go on from the same step, and rows of tables are up to it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -123,7 +123,7 @@ def put(
             where = f"{field} of params{_keystr(path)}"
             arrival = arrivals.get(path, {}).get(field)
             if arrival is None:
-                raise ValueError(f"`tx` keeps {where}, which nothing given is")
+                raise ValueError(f"`tx` keeps {where}, and none is given")
             if (path, field) not in left:
                 raise ValueError(f"`tx` keeps {where} twice")
             left.remove((path, field))
@@ -169,9 +169,9 @@ def _is_member(node: Any) -> bool:
 
 
 def _is_clock(node: Any) -> bool:
-    """Whether it counts steps for a schedule, or for hyperparameters around an inner state."""
+    """Whether it counts steps, for a schedule, for hyperparameters, or row by row."""
     fields = getattr(node, "_fields", ())
-    return "count" in fields and (len(fields) == 1 or "hyperparams" in fields)
+    return fields == ("count",) or {"count", "hyperparams"} <= {*fields} or "last" in fields
 
 
 def _moments(member: Any) -> Iterator[str]:
@@ -181,12 +181,14 @@ def _moments(member: Any) -> Iterator[str]:
 def _moved(node: Any, count: int, replaced: Callable[[Any, str], Any]) -> Any:
     """A new state with other moments and counts."""
     if _is_member(node) or _is_clock(node):
-        new = {"count": _placed(jnp.asarray(count, node.count.dtype), node.count)}
-        for field in _moments(node):
-            part = getattr(node, field)
-            new[field] = (
-                replaced(node, field) if _is_member(node) else _moved(part, count, replaced)
-            )
+        new = {}
+        for field, part in zip(node._fields, node, strict=True):
+            if field in ("count", "last"):
+                new[field] = jax.tree.map(lambda x: _placed(jnp.full_like(x, count), x), part)
+            elif _is_member(node):
+                new[field] = replaced(node, field)
+            else:
+                new[field] = _moved(part, count, replaced)
         return type(node)(**new)
 
     def below(x: Any) -> bool:
