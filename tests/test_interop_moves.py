@@ -109,6 +109,19 @@ def test_arrays_become_what_is_asked_for():
     assert out["state"][1] == {"step": (), "exp_avg": (3, 2), "exp_avg_sq": (3, 2)}
 
 
+def test_a_layout_that_does_not_fit_is_refused_on_the_way_out_too():
+    names = jax.tree.map(ORDER.index, NAMES)
+    with pytest.raises(ValueError, match=r"exp_avg of 1 has shape \(2, 3\), must have \(3, 2\)"):
+        to_torch(moved(), PARAMS, names, torch_state())
+
+
+def test_complex_parameters_are_refused():
+    tx, params = adam_jax.adam(1e-3), {"w": jnp.ones(2, jnp.complex64)}
+    _, state = tx.update(params, tx.init(params), params)
+    with pytest.raises(TypeError, match=r"mu of params\['w'\] must be floating, got complex64"):
+        to_torch(state, params, {"w": 0}, torch_state())
+
+
 def test_before_the_first_step_pytorch_has_no_state():
     tx = adam_jax.adam(1e-3)
     out = to_torch(tx.init(PARAMS), PARAMS, jax.tree.map(ORDER.index, NAMES), torch_state())
