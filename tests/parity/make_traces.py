@@ -13,8 +13,6 @@ product of its momenta in float32, and Keras its learning rate.
 
 import argparse
 import inspect
-import json
-import math
 import os
 import platform
 import sys
@@ -25,10 +23,9 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from framework_states import State, keras_state, state_difference, torch_state
 from traces import DTYPES, FOLDER, Case, Traces, difference, join, load, save, split
 
-# Moments by field and array, numbers by field, and all else that there is, as JSON.
-State: TypeAlias = tuple[dict[str, dict[str, Any]], dict[str, float], Any]
 # The parameters, and what gives the state.
 Step: TypeAlias = tuple[dict[str, Any], Callable[[], State]]
 
@@ -38,7 +35,6 @@ STEPS = 200
 RECORDED = [*range(1, 11), 12, 15, 18, 21, 25, 30, 36, 43, 50, 60, 70, 85, 100]
 RECORDED += [120, 140, 160, 180, 200]
 MOVED = 100  # the step after which the state is recorded too
-MEANS = ("exp_avg", "momentum")
 # How far the same framework may be from itself, on another processor.
 SAME = {"float64": 1e-13, "float32": 1e-6}
 
@@ -130,33 +126,6 @@ def run_torch(
         yield now, partial(torch_state, optimizer, list(leaves))
 
 
-def torch_state(optimizer: Any, names: list[str]) -> State:
-    """What an optimizer of PyTorch keeps."""
-    state_dict = optimizer.state_dict()
-    moments: dict[str, Any] = {}
-    numbers = {}
-    for position, entry in state_dict["state"].items():
-        for field, x in entry.items():
-            if field in ("step", "mu_product"):
-                numbers[field] = float(x)
-            else:
-                moments.setdefault(field, {})[names[position]] = x.numpy().copy()
-    return moments, numbers, state_dict["param_groups"]
-
-
-def keras_state(optimizer: Any, values: list[Any], names: list[str]) -> State:
-    """What an optimizer of Keras keeps."""
-    moments: dict[str, Any] = {}
-    numbers, paths = {}, [x.path for x in optimizer.variables]
-    for path, value in zip(paths, values, strict=True):
-        name, _, field = path.rpartition("/")[2].partition("_")
-        if name in names and field:
-            moments.setdefault(field, {})[name] = np.asarray(value)
-        else:
-            numbers[path] = float(value)
-    return moments, numbers, paths
-
-
 def run_keras(
     case: Case,
     dtype: str,
@@ -217,6 +186,16 @@ FRAMEWORKS: dict[str, tuple[dict[str, Case], Any, Any]] = {
 }
 
 
+def recorded(run: Iterator[Step]) -> tuple[np.ndarray, State]:
+    """The parameters at the recorded steps, and the state at its own."""
+    rows = []
+    for step, (row, state) in enumerate(run, start=1):
+        rows.append(join(row, SHAPES))
+        if step == MOVED:
+            kept = state()
+    return np.stack(rows)[np.array(RECORDED) - 1], kept
+
+
 def make(framework: str, initial: np.ndarray, gradients: np.ndarray) -> Traces:
     """Runs every case of a framework."""
     cases, about, run = FRAMEWORKS[framework]
@@ -226,17 +205,11 @@ def make(framework: str, initial: np.ndarray, gradients: np.ndarray) -> Traces:
     for name, case in cases.items():
         for dtype in DTYPES:
             start, stream = (split(x.astype(dtype), SHAPES) for x in (initial, gradients))
-            rows = []
-            for step, (row, state) in enumerate(run(case, dtype, start, stream), start=1):
-                rows.append(join(row, SHAPES))
-                if step == MOVED:
-                    moments, numbers, rest = state()
-            trace = np.stack(rows)[np.array(RECORDED) - 1]
-            assert trace.dtype == dtype
+            trace, (moments, numbers, rest) = recorded(run(case, dtype, start, stream))
             assert np.abs(trace).min() > 0.05, f"{name}: too near zero for a relative difference"
             parameters[name, dtype] = trace
             states[name, dtype] = np.stack([join(tree, SHAPES) for tree in moments.values()])
-            assert states[name, dtype].dtype == dtype
+            assert trace.dtype == states[name, dtype].dtype == dtype
             about_states["fields"][name] = list(moments)
             about_states["rest"][name] = rest
             about_states["numbers"].setdefault(name, {})[dtype] = numbers
@@ -280,30 +253,6 @@ def failures(framework: str, golden: Traces, bound: dict[str, float]) -> int:
         print(f"{'FAILED' if bad else 'ok':6} {framework} {name} {dtype}: {apart:.1e}")
         failed += bad
     return failed
-
-
-def state_difference(fresh: Traces, golden: Traces, key: tuple[str, str]) -> float:
-    """How far two states are apart; infinite where they do not keep the same.
-
-    Relative to what is kept; of a mean, which may be near zero, to what it is the mean of.
-    """
-    name, dtype = key
-    (now, now_numbers), (before, before_numbers) = (
-        (
-            [x.about["states"][part][name] for part in ("fields", "rest")],
-            x.about["states"]["numbers"],
-        )
-        for x in (fresh, golden)
-    )
-    now_numbers, before_numbers = now_numbers[name][dtype], before_numbers[name][dtype]
-    if json.dumps(now) != json.dumps(before) or now_numbers.keys() != before_numbers.keys():
-        return math.inf
-    apart = [abs(x - before_numbers[k]) / abs(before_numbers[k]) for k, x in now_numbers.items()]
-    usual = np.abs(golden.gradients[:MOVED]).mean(axis=0)
-    for field, x, y in zip(before[0], fresh.states[key], golden.states[key], strict=True):
-        scale = np.abs(y) + (usual if field in MEANS else 0)
-        apart.append(float(np.max(np.abs(x - y) / scale)))
-    return max(apart)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
