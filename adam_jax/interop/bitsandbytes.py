@@ -6,7 +6,8 @@
 They are decoded as bitsandbytes decodes them, bit for bit. `storage.eight_bit` has the same codes
 in the same order, and the same scales. Where its blocks are the same too, codes and scales keep
 their bits, and are not decoded at all: with blocks of 256, where rows are whole blocks or there is
-one row, and no layout moves entries. Elsewhere the decoded moment is rounded anew, to nearest.
+one row, and no layout moves entries. (Ours are computed and not looked up: worth the same to 7e-7.)
+Elsewhere the decoded moment is rounded anew, to nearest.
 
 Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", https://arxiv.org/abs/2110.02861.
 """
