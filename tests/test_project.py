@@ -41,6 +41,7 @@ LAYERS = [
     "compiler",
     "step",
     "plots",
+    "interop",
 ]
 INDEPENDENT = {("rules", "storage"), ("storage", "rules")}
 

@@ -17,18 +17,24 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from framework_states import State, keras_state, state_difference, torch_state
 from traces import DTYPES, FOLDER, Case, Traces, difference, join, load, save, split
+
+# The parameters, and what gives the state.
+Step: TypeAlias = tuple[dict[str, Any], Callable[[], State]]
 
 SEED = 2026
 SHAPES: dict[str, list[int]] = {"w": [4, 3], "b": [5], "s": []}
 STEPS = 200
 RECORDED = [*range(1, 11), 12, 15, 18, 21, 25, 30, 36, 43, 50, 60, 70, 85, 100]
 RECORDED += [120, 140, 160, 180, 200]
+MOVED = 100  # the step after which the state is recorded too
 # How far the same framework may be from itself, on another processor.
 SAME = {"float64": 1e-13, "float32": 1e-6}
 
@@ -101,7 +107,7 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
 
 def run_torch(
     case: Case, dtype: str, params: dict[str, Any], gradients: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Step]:
     import torch
 
     torch.set_num_threads(1)
@@ -116,18 +122,24 @@ def run_torch(
             leaf.grad = torch.tensor(np.asarray(gradients[name][t]))
         optimizer.step()
         schedule.step()
-        yield {name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}
+        now = {name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}
+        yield now, partial(torch_state, optimizer, list(leaves))
 
 
 def run_keras(
-    case: Case, dtype: str, params: dict[str, Any], gradients: dict[str, Any]
-) -> Iterator[dict[str, Any]]:
+    case: Case,
+    dtype: str,
+    params: dict[str, Any],
+    gradients: dict[str, Any],
+    begin: Callable[[Any], None] = lambda _: None,
+) -> Iterator[Step]:
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
     jax.config.update("jax_enable_x64", dtype == "float64")
     keras.config.set_floatx(dtype)
-    leaves = {name: keras.Variable(x, dtype=dtype) for name, x in params.items()}
+    keras.utils.clear_session()  # names are numbered anew
+    leaves = {name: keras.Variable(x, dtype=dtype, name=name) for name, x in params.items()}
     arguments = dict(case.arguments)
     if case.schedule != 1:
         arguments["learning_rate"] = keras.optimizers.schedules.ExponentialDecay(
@@ -135,13 +147,15 @@ def run_keras(
         )
     optimizer = getattr(keras.optimizers, case.optimizer)(**arguments)
     optimizer.build(list(leaves.values()))
+    begin(optimizer)
     step = jax.jit(optimizer.stateless_apply)
     state = [x.value for x in optimizer.variables]
     values = [x.value for x in leaves.values()]
-    for t in range(STEPS):
+    for t in range(len(gradients["w"])):
         now = [jax.numpy.asarray(gradients[name][t]) for name in leaves]
         values, state = step(state, now, values)
-        yield dict(zip(leaves, map(np.asarray, values), strict=True))
+        now = dict(zip(leaves, map(np.asarray, values), strict=True))
+        yield now, partial(keras_state, optimizer, state, list(leaves))
 
 
 def signature(optimizer: Callable[..., Any]) -> list[list[Any]]:
@@ -172,19 +186,33 @@ FRAMEWORKS: dict[str, tuple[dict[str, Case], Any, Any]] = {
 }
 
 
+def recorded(run: Iterator[Step]) -> tuple[np.ndarray, State]:
+    """The parameters at the recorded steps, and the state at its own."""
+    rows = []
+    for step, (row, state) in enumerate(run, start=1):
+        rows.append(join(row, SHAPES))
+        if step == MOVED:
+            kept = state()
+    return np.stack(rows)[np.array(RECORDED) - 1], kept
+
+
 def make(framework: str, initial: np.ndarray, gradients: np.ndarray) -> Traces:
     """Runs every case of a framework."""
     cases, about, run = FRAMEWORKS[framework]
     versions, module = about()
-    parameters = {}
+    parameters, states = {}, {}
+    about_states: dict[str, Any] = {"at": MOVED, "fields": {}, "numbers": {}, "rest": {}}
     for name, case in cases.items():
         for dtype in DTYPES:
             start, stream = (split(x.astype(dtype), SHAPES) for x in (initial, gradients))
-            rows = [join(row, SHAPES) for row in run(case, dtype, start, stream)]
-            trace = np.stack(rows)[np.array(RECORDED) - 1]
-            assert trace.dtype == dtype
+            trace, (moments, numbers, rest) = recorded(run(case, dtype, start, stream))
             assert np.abs(trace).min() > 0.05, f"{name}: too near zero for a relative difference"
             parameters[name, dtype] = trace
+            states[name, dtype] = np.stack([join(tree, SHAPES) for tree in moments.values()])
+            assert trace.dtype == states[name, dtype].dtype == dtype
+            about_states["fields"][name] = list(moments)
+            about_states["rest"][name] = rest
+            about_states["numbers"].setdefault(name, {})[dtype] = numbers
     optimizers = sorted({case.optimizer for case in cases.values()})
     return Traces(
         {
@@ -194,11 +222,13 @@ def make(framework: str, initial: np.ndarray, gradients: np.ndarray) -> Traces:
             "shapes": SHAPES,
             "steps": RECORDED,
             "signatures": {name: signature(getattr(module, name)) for name in optimizers},
+            "states": about_states,
         },
         cases,
         initial,
         gradients,
         parameters,
+        states,
     )
 
 
@@ -218,6 +248,7 @@ def failures(framework: str, golden: Traces, bound: dict[str, float]) -> int:
             failed += 1
     for (name, dtype), trace in fresh.parameters.items():
         apart = difference(trace, golden.parameters[name, dtype])
+        apart = max(apart, state_difference(fresh, golden, (name, dtype)))
         bad = not apart <= bound[dtype]
         print(f"{'FAILED' if bad else 'ok':6} {framework} {name} {dtype}: {apart:.1e}")
         failed += bad

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from traces import FOLDER, load, save, split
 
+PARTS = ("fields", "numbers", "rest")
+
 
 @pytest.fixture
 def golden(monkeypatch):
@@ -17,7 +19,12 @@ def golden(monkeypatch):
         rows = np.ones(golden.gradients.shape, dtype)
         name = next(name for name, other in golden.cases.items() if other == case)
         rows[np.array(golden.about["steps"]) - 1] = golden.parameters[name, dtype]
-        return (split(row, golden.about["shapes"]) for row in rows)
+        return ((split(row, golden.about["shapes"]), lambda: state(name, dtype)) for row in rows)
+
+    def state(name, dtype):
+        fields, numbers, rest = (golden.about["states"][key][name] for key in PARTS)
+        trees = [split(row, golden.about["shapes"]) for row in golden.states[name, dtype]]
+        return dict(zip(fields, trees, strict=True)), numbers[dtype], rest
 
     def fake(cases):
         monkeypatch.setattr(make_traces, "signature", golden.about["signatures"].get)
@@ -47,6 +54,7 @@ def test_a_file_keeps_every_bit(golden, tmp_path):
     assert again.parameters.keys() == golden.parameters.keys()
     for key, trace in golden.parameters.items():
         assert trace.tobytes() == again.parameters[key].tobytes()
+        assert golden.states[key].tobytes() == again.states[key].tobytes()
 
 
 def test_a_changed_step_fails(golden, tmp_path, capsys):
@@ -56,6 +64,28 @@ def test_a_changed_step_fails(golden, tmp_path, capsys):
     assert check(tmp_path) == 1
     failed = [x for x in capsys.readouterr().out.splitlines() if x.startswith("FAILED")]
     assert failed == ["FAILED torch RAdam float64: 1.0e-12"]
+
+
+def test_a_changed_state_fails(golden, tmp_path, capsys):
+    changed = {key: moments.copy() for key, moments in golden.states.items()}
+    changed["Adamax", "float64"][1, 3] *= 1 + 1e-12
+    save(dataclasses.replace(golden, states=changed), tmp_path / "torch.npz")
+    assert check(tmp_path) == 1
+    failed = [x for x in capsys.readouterr().out.splitlines() if x.startswith("FAILED")]
+    assert failed == ["FAILED torch Adamax float64: 1.0e-12"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_another_kind_of_state_fails(golden, tmp_path, capsys, part):
+    of_case = {"fields": [], "rest": [], "numbers": {"float64": {}, "float32": {}}}
+    states = {**golden.about["states"], part: {**golden.about["states"][part]}}
+    states[part]["RAdam"] = of_case[part]
+    save(
+        dataclasses.replace(golden, about={**golden.about, "states": states}),
+        tmp_path / "torch.npz",
+    )
+    assert check(tmp_path) == 1
+    assert "FAILED torch RAdam float64: inf" in capsys.readouterr().out
 
 
 def test_a_changed_default_fails(golden, tmp_path, capsys):

@@ -1,8 +1,9 @@
 """Golden traces: what other frameworks' optimizers did, as files, and how ours are held to them.
 
 A file has the gradients, the parameters before the first step, and, for every case and dtype, the
-parameters after some of the steps; `make_traces.py` makes it. A case names an optimizer of the
-framework and its arguments, so that ours, with the same names, is called as the framework's was.
+parameters after some of the steps and the framework's state after one of them; `make_traces.py`
+makes it. A case names an optimizer of the framework and its arguments, so that ours, with the same
+names, is called as the framework's was.
 """
 
 import json
@@ -40,11 +41,14 @@ class Traces:
 
     Attributes:
       about: what can be told as JSON: ``framework``, ``versions``, ``seed``, the ``shapes`` of the
-        arrays, the recorded ``steps``, from 1, and for every optimizer its ``signatures``.
+        arrays, the recorded ``steps``, from 1, for every optimizer its ``signatures``, and of the
+        states the step ``at`` which they were taken, and by case their ``fields``, all else that
+        the framework keeps as ``rest``, and the numbers that it keeps as ``numbers``, by dtype too.
       cases: by name.
       initial: the parameters, all arrays raveled, one after the other.
       gradients: of shape (steps, entries).
       parameters: by case and dtype, of shape (recorded steps, entries).
+      states: by case and dtype, of shape (fields, entries).
     """
 
     about: dict[str, Any]
@@ -52,6 +56,7 @@ class Traces:
     initial: np.ndarray
     gradients: np.ndarray
     parameters: dict[tuple[str, str], np.ndarray]
+    states: dict[tuple[str, str], np.ndarray]
 
     def first_array(self) -> "Traces":
         """The same of the first array alone, which is faster to compile for."""
@@ -63,12 +68,14 @@ class Traces:
             self.initial[:size],
             self.gradients[:, :size],
             {key: trace[:, :size] for key, trace in self.parameters.items()},
+            {key: moments[:, :size] for key, moments in self.states.items()},
         )
 
 
 def save(traces: Traces, path: Path) -> None:
     about = {**traces.about, "cases": {name: vars(case) for name, case in traces.cases.items()}}
     arrays = {f"{name}/{dtype}": x for (name, dtype), x in traces.parameters.items()}
+    arrays |= {f"{name}/{dtype}/state": x for (name, dtype), x in traces.states.items()}
     np.savez_compressed(
         path,
         about=np.array(json.dumps(about)),
@@ -84,7 +91,8 @@ def load(path: Path) -> Traces:
         cases = {name: Case(**case) for name, case in about.pop("cases").items()}
         keys = [(name, dtype) for name in cases for dtype in DTYPES]
         parameters = {(name, dtype): file[f"{name}/{dtype}"] for name, dtype in keys}
-        return Traces(about, cases, file["initial"], file["gradients"], parameters)
+        states = {(name, dtype): file[f"{name}/{dtype}/state"] for name, dtype in keys}
+        return Traces(about, cases, file["initial"], file["gradients"], parameters, states)
 
 
 def split(flat: Any, shapes: dict[str, list[int]]) -> dict[str, Any]:
@@ -143,3 +151,32 @@ def replay(tx: optax.GradientTransformation, traces: Traces, dtype: str) -> np.n
 
     recorded = np.array(traces.about["steps"]) - 1
     return join(run(params, gradients), shapes)[recorded]
+
+
+def continued(
+    tx: optax.GradientTransformation, state: Any, traces: Traces, key: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The parameters at the recorded steps after that of the states, and the framework's.
+
+    Args:
+      tx: an optimizer.
+      state: its state, moved there.
+      traces: of the framework.
+      key: a case and a dtype.
+    """
+    shapes, at = traces.about["shapes"], traces.about["states"]["at"]
+    recorded = np.array(traces.about["steps"])
+    trace = traces.parameters[key]
+    params = split(jnp.asarray(trace[recorded == at][0]), shapes)
+    gradients = split(jnp.asarray(traces.gradients[at:], key[1]), shapes)
+
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = tx.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), params
+
+    rows = jax.jit(lambda carry, stream: jax.lax.scan(step, carry, stream)[1])
+    after = recorded > at
+    ours = join(rows((params, state), gradients), shapes)
+    return ours[recorded[after] - at - 1], trace[after]
