@@ -4,6 +4,7 @@ from adam_jax import decay, leaves, like_keras, like_torch, storage
 from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
+from adam_jax.convert import convert_state
 from adam_jax.diagnostics import memory
 from adam_jax.optimizers.adabelief import adabelief, scale_by_belief
 from adam_jax.optimizers.adam import adam, adamw, scale_by_adam
@@ -62,6 +63,7 @@ __all__ = [
     "check_stable",
     "clip_by_global_norm",
     "compiler_options",
+    "convert_state",
     "decay",
     "grams",
     "grow",
