@@ -39,6 +39,7 @@ LAYERS = [
     "averaging",
     "surgery",
     "convert",
+    "checkpoint",
     "precision",
     "compiler",
     "step",
