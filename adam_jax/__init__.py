@@ -1,6 +1,6 @@
 """Adam and its family for JAX, as pure ``init`` and ``update`` functions over pytrees."""
 
-from adam_jax import checkpoint, decay, leaves, like_keras, like_torch, storage
+from adam_jax import checkpoint, decay, interop, leaves, like_keras, like_torch, storage
 from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
@@ -68,6 +68,7 @@ __all__ = [
     "decay",
     "grams",
     "grow",
+    "interop",
     "kahan_summation",
     "lamb",
     "laprop",

@@ -87,10 +87,14 @@ def mapped(change: Callable[[Part], Any], fresh: Any, state: Any, params: Any) -
     results = []
     for (path, new), old in zip(parts, found, strict=True):
         owner, name = owners.get(path, (None, name_of(path)))
-        if any(getattr(key, "name", None) in _NUMBERS for key in path):
-            owner = None
+        owner = None if holds_numbers(path) else owner
         results.append(change(Part(path, owner, name, new, old)))
     return treedef.unflatten(results)
+
+
+def holds_numbers(path: Path) -> bool:
+    """Whether what is there are hyperparameters, of no parameter even where it looks like one."""
+    return any(getattr(key, "name", None) in _NUMBERS for key in path)
 
 
 def is_magnitude(name: str) -> bool:

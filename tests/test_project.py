@@ -39,6 +39,7 @@ LAYERS = [
     "averaging",
     "surgery",
     "convert",
+    "interop",
     "checkpoint",
     "precision",
     "compiler",
