@@ -20,6 +20,7 @@ from family import FORMATS
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from saved_states import abstract, filled, some_of_each, whole_family
+from test_convert import Mine
 from training import descend, gradients, parameters, stepper
 
 import adam_jax
@@ -52,6 +53,18 @@ def test_what_is_left_out_of_trees_is_left_out_again(tmp_path):
     state = filled(tx, params)
     checkpoint.save(tmp_path / "state", state)
     assert_same_bits(checkpoint.restore(tmp_path / "state", tx, params), state)
+
+
+def test_a_format_of_ones_own_is_restored(tmp_path):
+    tx, params = adam_jax.adam(0.1, mu_dtype=Mine()), {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    state = filled(tx, params)
+    checkpoint.save(tmp_path / "state", state)
+    assert_same_bits(checkpoint.restore(tmp_path / "state", tx, params), state)
+    message = (
+        r"state\[0\]\.mu\['w'\] is Held\[2\] in the checkpoint, and float32\[2\] in the optimizer"
+    )
+    with pytest.raises(ValueError, match=message):
+        checkpoint.restore(tmp_path / "state", adam_jax.adam(0.1), params)
 
 
 @pytest.mark.parametrize("tx", [optax.sgd(0.1), adam_jax.adam(0.1)], ids=["sgd", "adam"])

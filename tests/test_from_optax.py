@@ -115,6 +115,12 @@ def injected(module, **more):
     return inject(learning_rate=RATE, weight_decay=0.1, **more)
 
 
+TIMES = (
+    optax.MultiSteps(optax.adam(RATE), 3).gradient_transformation(),
+    adam_jax.accumulate(adam_jax.adam(RATE), 3),
+)
+step_of = functools.cache(stepper)
+
 # Each a transformation of Optax, one of ours that does the same, and steps until it is moved.
 WAYS = {
     "chain": (
@@ -148,16 +154,8 @@ WAYS = {
         adam_jax.with_hyperparameters(adam_jax.adamw, learning_rate=RATE, weight_decay=0.1, b2=0.9),
         5,
     ),
-    "MultiSteps": (
-        optax.MultiSteps(optax.adam(RATE), 3).gradient_transformation(),
-        adam_jax.accumulate(adam_jax.adam(RATE), 3),
-        5,
-    ),
-    "MultiSteps between two steps": (
-        optax.MultiSteps(optax.adam(RATE), 3).gradient_transformation(),
-        adam_jax.accumulate(adam_jax.adam(RATE), 3),
-        6,
-    ),
+    "MultiSteps": (*TIMES, 5),
+    "MultiSteps between two steps": (*TIMES, 6),
     "apply_if_finite": (
         optax.apply_if_finite(optax.adam(RATE), 3),
         adam_jax.skip_unstable(adam_jax.adam(RATE)),
@@ -176,7 +174,7 @@ def test_out_of_any_wrapper_training_goes_on_and_back(way):
     theirs, ours, steps = WAYS[way]
     params = parameters()
     stream = gradients(25, params)
-    their_step, our_step = stepper(theirs), stepper(ours)
+    their_step, our_step = step_of(theirs), step_of(ours)
     half = descend(their_step, params, theirs.init(params), stream[:steps])
     stayed, _ = descend(their_step, *half, stream[steps:])
     state = from_optax(half[1], ours, params)
@@ -279,6 +277,11 @@ REFUSED = {
         optax.chain(optax.trace(0.9), optax.scale_by_adam()).init(AB),
         adam_jax.adam(0.1),
         "state[0].trace['a'] is a moment that `tx` has no place for",
+    ),
+    "in the middle of a step": (
+        optax.MultiStepsState(jnp.int32(1), jnp.int32(0), optax.adam(0.1).init(AB), AB),
+        adam_jax.adam(0.1),
+        "state.acc_grads['a'] is a moment that `tx` has no place for",
     ),
     "a parameter more": (
         optax.adam(0.1).init({"a": jnp.ones(2)}),

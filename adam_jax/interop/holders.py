@@ -63,6 +63,12 @@ class Holder:
         name = _keystr(path)
         return _FIELDS.get((self.kind, name), name)
 
+    def where(self, name: str) -> str:
+        """Where that is in the state, by its own names."""
+        own = {(kind, ours): theirs for (kind, theirs), ours in _FIELDS.items()}
+        called = own.get((self.kind, name), name) if self.name in _KINDS else name
+        return f"state{_keystr(self.path)}{called}"
+
     def derive(self) -> None:
         """What the other package's state of this kind also has, where it follows from this one."""
         if self.name == "MultiStepsState":

@@ -189,7 +189,7 @@ class _Move:
                 for place in moment:
                     taken = (id(source), name, place) in self._taken
                     if not taken and not _may_be_left(source):
-                        where = f"state{_keystr(source.path)}{name}{_keystr(place)}"
+                        where = f"{source.where(name)}{_keystr(place)}"
                         raise ValueError(f"{where} is a moment that `tx` has no place for")
 
     def _moment(self, target: Holder, name: str, place: Path) -> Any:
@@ -255,7 +255,7 @@ def _mean_of_ones(source: Holder, mean: Any) -> Any:
     weight, count = source.numbers[".weight"], source.numbers[".micro_step"]
     if not isinstance(weight, jax.core.Tracer) and float(weight) != int(count):
         raise ValueError(
-            f"state{_keystr(source.path)}.weight is {float(weight):g} after {int(count)} gradients;"
+            f"{source.where('.weight')} is {float(weight):g} after {int(count)} gradients;"
             f" MultiSteps takes each with a weight of 1"
         )
     return jnp.where(weight == 0, 0, mean)
