@@ -100,6 +100,8 @@ def test_by_chance_it_moves_by_less_than_the_distance_and_not_on_average(kind):
         )
     )
     assert_rounded(kind, state, change(0), 1 + 1e-3)
+    with pytest.raises(AssertionError):
+        assert_rounded(kind, state, change(0), 0.5 + 1e-3)
     mu = np.asarray(state[0].mu["w"])
     scales = np.repeat(np.abs(in_blocks(mu)).max(-1), BLOCK, -1)[:, :11]
     # Not where -1 is cut to the lowest code.

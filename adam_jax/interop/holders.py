@@ -106,7 +106,7 @@ class Holders:
 
 def _classes(node: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
     """Where states with named fields are, from the outermost on."""
-    if hasattr(node, "_fields"):
+    if getattr(node, "_fields", ()):  # not what masks leave
         yield path, type(node).__name__
     children, structure = level(node)
     if not jax.tree_util.treedef_is_leaf(structure):
