@@ -1,9 +1,10 @@
 """Adam and its family for JAX, as pure ``init`` and ``update`` functions over pytrees."""
 
-from adam_jax import decay, interop, leaves, like_keras, like_torch, storage
+from adam_jax import checkpoint, decay, interop, leaves, like_keras, like_torch, storage
 from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
+from adam_jax.convert import convert_state
 from adam_jax.diagnostics import memory
 from adam_jax.optimizers.adabelief import adabelief, scale_by_belief
 from adam_jax.optimizers.adam import adam, adamw, scale_by_adam
@@ -60,8 +61,10 @@ __all__ = [
     "by_path",
     "cautious",
     "check_stable",
+    "checkpoint",
     "clip_by_global_norm",
     "compiler_options",
+    "convert_state",
     "decay",
     "grams",
     "grow",

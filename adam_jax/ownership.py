@@ -27,7 +27,7 @@ def walk(node: Any, params: Any, path: Path = ()) -> Iterator[tuple[Path, Any, O
       ``None`` of a leaf that belongs to none.
     """
     owned = _owned(node, params)
-    children, structure = _level(node)
+    children, structure = level(node)
     if owned is not None or jax.tree_util.treedef_is_leaf(structure):
         yield path, node, owned
         return
@@ -51,10 +51,10 @@ def _owned(node: Any, params: Any, path: Path = ()) -> Owned | None:
     """
     if not jax.tree.leaves(node):
         return []
-    children, structure = _level(params)
+    children, structure = level(params)
     if jax.tree_util.treedef_is_leaf(structure):
         return [(path, node)] if _fits(node, params, bare=not path) else None
-    found, same = _level(node)
+    found, same = level(node)
     if same != structure:
         return None
     owned = []
@@ -81,7 +81,7 @@ def _fits(part: Any, param: Any, bare: bool) -> bool:
     return bool(part.shape == shape and (shape or floating))
 
 
-def _level(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
+def level(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
     """The children of a tree's root with their keys, and the structure of the root alone."""
     children, structure = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda x: x is not tree

@@ -16,10 +16,8 @@ itself, where their papers begin with none. And an unfinished mean of `accumulat
 its weight, which is of all leaves, stays: so reset between two full steps.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import chex
 import jax
@@ -28,20 +26,15 @@ import numpy as np
 import optax
 
 from adam_jax.hyperparameters import brief, transformation
-from adam_jax.ownership import Path, name_of, walk
+from adam_jax.ownership import Path
+from adam_jax.parts import Part, Shape, mapped, shape_of
 from adam_jax.rule import divides, mean_of_blocks
-from adam_jax.storage.at_rest import corner, decoded, enlarged, is_writable, written
+from adam_jax.storage.at_rest import corner, decoded, enlarged, written
 from adam_jax.transform import full_beside
 
-# Mean squares and their like, by their names in the states of this package and of Optax.
-_MAGNITUDES = ("nu", "nu_max", "n", "exp_avg_sq")
-
-# Fields that hold hyperparameters, by the side of which a parameter's scalar looks like its moment.
-_NUMBERS = ("hyperparams", "hyperparams_states", "remainders")
 # Fields of the package's own states that are of all parameters together.
 _WINDOWS = ("norms", "values", "vector")
 
-Shape: TypeAlias = tuple[int, ...]
 _keystr = jax.tree_util.keystr
 
 
@@ -90,25 +83,26 @@ def reset(
     fresh = transformation("tx", tx).init(params)
     masks = _masks(mask, params)
     owned: set[Path | None] = set()
-    strangers: list[_Part] = []
+    strangers: list[Part] = []
 
-    def change(part: _Part) -> Any:
+    def change(part: Part) -> Any:
         which, shape = masks.get(part.owner, (False, ()))
         if part.owner is not None:
             owned.add(part.owner)
-        elif _shape(part.old) and part.name not in _WINDOWS:
+        elif shape_of(part.old) and part.name not in _WINDOWS:
             strangers.append(part)
         if which is False:
             return part.old
-        if _shape(part.old) != _shape(part.new):
+        if shape_of(part.old) != shape_of(part.new):
             raise ValueError(f"{part}; `grow` is for parameters that have grown")
         part.require_writable()
         return _begun_again(shape, part.is_magnitude, which, part.new, part.old)
 
-    changed = _changed(change, fresh, state, params)
+    changed = mapped(change, fresh, state, params)
     if strangers and not owned:
-        where = _keystr(strangers[0].path)
-        raise ValueError(f"state{where} belongs to no parameter that is known: it cannot be reset")
+        raise ValueError(
+            f"{strangers[0].where} belongs to no parameter that is known: it cannot be reset"
+        )
     return changed
 
 
@@ -145,8 +139,8 @@ def grow(
     """
     fresh = transformation("tx", tx).init(params)
 
-    def change(part: _Part) -> Any:
-        before, after = _shape(part.old), _shape(part.new)
+    def change(part: Part) -> Any:
+        before, after = shape_of(part.old), shape_of(part.new)
         if before == after:
             return part.old
         if part.owner is None:
@@ -156,65 +150,7 @@ def grow(
         part.require_writable()
         return _larger(part.is_magnitude, part.new, part.old)
 
-    return _changed(change, fresh, state, params)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A part of a state: an array, or a moment at rest.
-
-    Attributes:
-      path: where it is in the state.
-      owner: the path of the parameter that it belongs to; ``None`` if it belongs to none.
-      name: its field's.
-      new: as in a new state.
-      old: as it is.
-    """
-
-    path: Path
-    owner: Path | None
-    name: str
-    new: Any
-    old: Any
-
-    @property
-    def is_magnitude(self) -> bool:
-        return self.name in _MAGNITUDES
-
-    def require_writable(self) -> None:
-        for stored in (self.old, self.new):
-            if not is_writable(stored):
-                name, kind = f"state{_keystr(self.path)}", type(stored).__name__
-                raise TypeError(f"{name} is {kind}; only arrays and Blocks can be changed")
-
-    def __str__(self) -> str:
-        where, new = f"state{_keystr(self.path)}", _shape(self.new)
-        return f"{where} has shape {_shape(self.old)}; for these parameters it is {new}"
-
-
-def _changed(change: Callable[[_Part], Any], fresh: Any, state: Any, params: Any) -> Any:
-    """The state, each part of it changed beside that of a new state."""
-    owners: dict[Path, tuple[Path, str]] = {}
-    moments = []
-    for path, _, owned in walk(fresh, params):
-        for place, moment in owned or ():
-            owners[path + place] = place, name_of(path)
-            moments.append(moment)
-    known = set(map(id, moments))
-    flat: Any = jax.tree_util.tree_flatten_with_path(fresh, is_leaf=lambda x: id(x) in known)
-    parts, treedef = flat
-    try:
-        found = treedef.flatten_up_to(state)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`state` must have the structure of tx.init(params): {reason}") from None
-    changed = []
-    for (path, new), old in zip(parts, found, strict=True):
-        owner, name = owners.get(path, (None, name_of(path)))
-        if any(getattr(key, "name", None) in _NUMBERS for key in path):
-            owner = None
-        changed.append(change(_Part(path, owner, name, new, old)))
-    return treedef.unflatten(changed)
+    return mapped(change, fresh, state, params)
 
 
 def _masks(mask: Any, params: Any) -> dict[Path | None, tuple[Any, Shape]]:
@@ -237,10 +173,6 @@ def _masks(mask: Any, params: Any) -> dict[Path | None, tuple[Any, Shape]]:
         static = isinstance(which, bool | np.bool_)
         masks[path] = (bool(which) if static else which), jnp.shape(p)
     return masks
-
-
-def _shape(part: Any) -> Shape:
-    return tuple(getattr(part, "shape", ()))
 
 
 def _broadcasts(shape: Shape, to: Shape) -> bool:

@@ -26,6 +26,7 @@ LAYERS = [
     "mismatch",
     "transform",
     "ownership",
+    "parts",
     "diagnostics",
     "leaves",
     "decay",
@@ -37,11 +38,13 @@ LAYERS = [
     "services",
     "averaging",
     "surgery",
+    "convert",
+    "interop",
+    "checkpoint",
     "precision",
     "compiler",
     "step",
     "plots",
-    "interop",
 ]
 INDEPENDENT = {("rules", "storage"), ("storage", "rules")}
 
@@ -99,7 +102,7 @@ def test_an_upward_import_would_be_found(tmp_path, monkeypatch):
 
 
 def test_the_import_is_light():
-    heavy = ["flax", "matplotlib", "pandas", "rich", "sklearn", "torch", "adam_jax.race"]
+    heavy = ["flax", "matplotlib", "orbax", "pandas", "rich", "sklearn", "torch", "adam_jax.race"]
     code = f"import sys, adam_jax; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

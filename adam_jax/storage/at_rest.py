@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from adam_jax.rule import Moment
+from adam_jax.storage.bfloat16 import BFloat16
 from adam_jax.storage.blockwise import (
     Blocks,
     Blockwise,
@@ -54,9 +55,7 @@ def written(stored: Stored, x: jax.Array, where: jax.Array) -> Stored:
     """
     if isinstance(stored, Blocks):
         return _written_blocks(stored, x, where)
-    floating = all(jnp.issubdtype(each.dtype, jnp.floating) for each in (x, stored))
-    same = narrow(x, stored.dtype) if floating else x.astype(stored.dtype)
-    return jnp.where(where, same, stored)
+    return jnp.where(where, encoded(stored, x), stored)
 
 
 def enlarged(stored: Stored, like: Stored) -> Stored | None:
@@ -81,20 +80,39 @@ def corner(x: jax.Array, like: jax.Array) -> jax.Array:
     return larger
 
 
+def encoded(like: Stored, x: jax.Array, bits: jax.Array | None = None) -> Stored:
+    """The value ``x`` in the format of ``like``, of which only shapes and dtypes are looked at.
+
+    To the nearest, or by chance; but what blocks of magnitudes hold never becomes 0.
+
+    Args:
+      like: an array or `Blocks`, or either of `jax.ShapeDtypeStruct`.
+      x: of its shape.
+      bits: uint32 of that shape, uniformly random, to round by chance where there is less precision
+        than float32's; ``None`` for the nearest.
+    """
+    if isinstance(like, Blocks):
+        signed = like.book.signed
+        # The book of the other kind is not used.
+        book = like.book if signed else DynamicMap(7, signed=True)
+        storage = Blockwise(like.kind, book, like.book, like.block_size)
+        # The same bits for all: to the nearest, but a mean square never to 0.
+        half = jnp.full(x.shape, 2**31, jnp.uint32)
+        return storage.encode(x, Moment(signed=signed), half if bits is None else bits)
+    if like.dtype == jnp.bfloat16 and bits is not None:
+        return BFloat16().encode(x, Moment(), bits)
+    floating = all(jnp.issubdtype(each.dtype, jnp.floating) for each in (x, like))
+    return narrow(x, like.dtype) if floating else x.astype(like.dtype)
+
+
 def _written_blocks(stored: Blocks, x: jax.Array, where: jax.Array) -> Blocks:
-    signed = stored.book.signed
-    # The book of the other kind is not used.
-    book = stored.book if signed else DynamicMap(7, signed=True)
-    storage = Blockwise(stored.kind, book, stored.book, stored.block_size)
-    # The same bits for all: to the nearest, but a mean square never to 0.
-    half = jnp.full(x.shape, 2**31, jnp.uint32)
-    new = storage.encode(x, Moment(signed=signed), half)
+    new: Any = encoded(stored, x)
     tail = _tail(x.shape)
     changed = _largest(_merge(where, tail).astype(jnp.float32), stored.block_size) > 0
     each = stored.block_size // (2 if stored.book.bits == 4 else 1)
     codes = _spread(changed, each, _merge(new.codes, tail).shape[-1])
     return dataclasses.replace(
-        new,
+        stored,
         codes=jnp.where(_unmerge(codes, tail), new.codes, stored.codes),
         scales=jnp.where(_unmerge(changed, tail), new.scales, stored.scales),
     )
