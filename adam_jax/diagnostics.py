@@ -132,7 +132,7 @@ def memory(tx: optax.GradientTransformation, params: optax.Params) -> Memory:
       131,328 parameters, 6.00 bytes a parameter
     """
     transformation("tx", tx)
-    _require_arrays(params)
+    require_arrays(params)
     state = jax.eval_shape(tx.init, params)
     sites, other = [], {}
     for path, part, owned in walk(state, params):
@@ -199,7 +199,12 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _require_arrays(params: Any) -> None:
+def require_arrays(params: Any) -> None:
+    """Check that each leaf is an array, or the shape and dtype of one.
+
+    Raises:
+      TypeError: one is neither.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not _is_array(leaf):
             raise TypeError(

@@ -38,6 +38,7 @@ LAYERS = [
     "averaging",
     "surgery",
     "precision",
+    "sharding",
     "compiler",
     "step",
     "plots",
