@@ -35,6 +35,7 @@ MESHES = {  # on each shard lie whole blocks
     "2x4": ((2, 4), {"w": P(None, ("x", "y")), "b": P(), "scale": P()}),
 }
 
+
 @pytest.fixture(scope="module", params=["8-auto", "4x2-auto", "2x4-auto", "4x2-explicit"])
 def layout(request):
     """Where each leaf lies."""
