@@ -26,7 +26,9 @@ def shapes_on(mesh, specs=None, shapes=None):
     }
 
 
-@pytest.mark.parametrize(("kind", "name"), [("auto", "default"), ("auto", "four_bit"), ("explicit", "eight_bit")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("auto", "default"), ("auto", "four_bit"), ("explicit", "eight_bit")]
+)
 def test_init_lands_where_it_is_told(kind, name):
     shapes = shapes_on(mesh_of((4, 2), kind))
     tx = optimizer(name)
@@ -65,44 +67,50 @@ def test_any_transformation(tx):
     shapes = shapes_on(mesh_of((4, 2)))
     abstract = sharding.abstract_state(tx, shapes)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, jax.eval_shape(tx.init, shapes))
-    of_w = [x for x in jax.tree.leaves(abstract) if x.shape[:1] == (16,)]
+    of_w = [x for x in jax.tree.leaves(abstract) if x.shape == SHAPES["w"]]
     assert of_w
     assert {x.sharding.spec for x in of_w} == {P("x", "y")}
     scalars = [x for x in jax.tree.leaves(abstract) if not x.shape]
     assert all(x.sharding.is_fully_replicated for x in scalars)
 
 
-def lying(tx, shape, spec):
+def nu_specs(tx, shape, spec):
     shapes = shapes_on(mesh_of((4, 2)), {"w": spec}, {"w": shape})
-    return [x.sharding.spec for x in jax.tree.leaves(sharding.state_shardings(tx, shapes))]
+    state = sharding.state_shardings(tx, shapes)
+    return [s.spec for s in jax.tree.leaves(optax.tree_utils.tree_get(state, "nu"))]
 
 
-def test_what_does_not_divide_as_its_parameter_is_whole_there():
-    def specs(tx, shape, spec):
-        shapes = shapes_on(mesh_of((4, 2)), {"w": spec}, {"w": shape})
-        return [x.spec for x in jax.tree.leaves(sharding.state_shardings(tx, shapes).nu)]
+@pytest.mark.parametrize(
+    ("tx", "shape", "spec", "expected"),
+    [
+        (adam_jax.adam(1e-3, nu_dtype=EIGHT), (4, 32), P(None, "x"), [P(None, "x")] * 2),
+        # 5 blocks in 20 codes, on 4 devices: the scales are on each.
+        (adam_jax.adam(1e-3, nu_dtype=EIGHT), (4, 20), P("y", "x"), [P("y", "x"), P("y")]),
+        # One entry a column.
+        (adam_jax.adam_mini(1e-3), (8, 64), P("x", "y"), [P(None, "y")]),
+    ],
+)
+def test_what_does_not_divide_as_its_parameter_is_whole_there(tx, shape, spec, expected):
+    assert nu_specs(tx, shape, spec) == expected
 
-    eight = adam_jax.scale_by_adam(nu_dtype=EIGHT)
-    assert specs(eight, (4, 32), P(None, "x")) == [P(None, "x")] * 2
-    # 5 blocks in 20 codes, on 4 devices: the scales are on each.
-    assert specs(eight, (4, 20), P("y", "x")) == [P("y", "x"), P("y")]
-    assert specs(adam_jax.adam_mini(1e-3)[0:1] and _mini(), (8, 64), P("x", "y")) == [P(None, "y")]
-    assert specs(optax.scale_by_factored_rms(min_dim_size_to_factor=2), (8, 64), P("x")) is not None
 
-
-def _mini():
-    return adam_jax.adam_mini(1e-3)
+def test_arrays_of_other_axes_are_whole():
+    shapes = shapes_on(mesh_of((4, 2)), {"w": P("x")}, {"w": (8, 64)})
+    state = sharding.state_shardings(optax.scale_by_factored_rms(min_dim_size_to_factor=2), shapes)
+    assert [state.v_row["w"].spec, state.v_col["w"].spec] == [P(), P()]
 
 
 def test_parameters_on_one_device():
     params = {"w": jnp.ones((4, 8))}
     found = sharding.state_shardings(adam_jax.adam(1e-3), params)
-    assert {s for s in jax.tree.leaves(found)} == {params["w"].sharding}
+    assert set(jax.tree.leaves(found)) == {params["w"].sharding}
 
 
 def test_without_a_sharding_it_is_refused():
     params = {"w": {"kernel": jax.ShapeDtypeStruct((4, 8), jnp.float32)}}
-    with pytest.raises(ValueError, match=r"params\['w'\]\['kernel'\] must have a NamedSharding, got none"):
+    with pytest.raises(
+        ValueError, match=r"params\['w'\]\['kernel'\] must have a NamedSharding, got none"
+    ):
         sharding.abstract_state(adam_jax.adam(1e-3), params)
     with pytest.raises(TypeError, match="`tx` must be an Optax transformation"):
         sharding.abstract_state(1e-3, params)
