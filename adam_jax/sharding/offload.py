@@ -27,6 +27,11 @@ def offload(
     They go to the device for the step, which is the same to the bit, and back. What belongs to no
     parameter stays on the device. Put it around `zero`, and not inside.
 
+    A ``jit`` that donates such a state wants ``out_shardings`` for all of its results, of the state
+    those of `adam_jax.sharding.state_shardings`, and arguments that are on their devices by choice
+    (`jax.device_put`): else JAX (0.10 too) gives memory of the host to results that belong on a
+    device, and the process aborts.
+
     Args:
       inner: any optimizer.
       rule: which parameters: a regular expression that their names, as of
