@@ -23,12 +23,12 @@ from adam_jax import sharding, storage
 
 EVERY = 2  # steps from one checkpoint to the next
 BATCH = 8  # rows, which processes share
-SHAPES = {"w": (8, 64), "b": (64,), "scale": ()}
+SHAPES = {"w": (8, 64), "scale": ()}
 
 
 def optimizer():
-    stored = storage.eight_bit(4, min_size=0)
-    return adam_jax.adamw(1e-2, b1=0.5, b2=0.75, mu_dtype=stored, nu_dtype=stored)
+    formats = {"mu_dtype": storage.eight_bit(32, min_size=64), "nu_dtype": storage.bfloat16()}
+    return adam_jax.adamw(1e-2, b1=0.5, b2=0.75, **formats)
 
 
 def beginning():

@@ -117,7 +117,7 @@ def test_a_job_goes_on_with_another_number_of_processes(tmp_path, uninterrupted)
     # From the checkpoint of the fourth step.
     assert [step for step, *_ in before + after] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
     assert [digest for _, digest, _ in before + after] == digests[:5] + digests[4:]
-    # Each array is divided but the count, and the scalar's codes and scales.
-    left = 4 + 2 * (1 + 4)
+    # Each array is divided but the count, and the scalar's moments.
+    left = 4 + 4 + 2
     (_, _, quarter), (_, _, half) = before[0], after[0]
     assert whole - left == 4 * (quarter - left) == 2 * (half - left)

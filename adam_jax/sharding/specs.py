@@ -43,14 +43,12 @@ def mesh_axes(mesh: Any, axis: Any) -> tuple[str, ...]:
     """Check one name of a mesh's axes, or a tuple of names.
 
     Raises:
-      ValueError: one is not of this mesh, or together they have one device only.
+      ValueError: one is not of this mesh.
     """
     names = (axis,) if isinstance(axis, str) else axis
     known = isinstance(names, tuple) and names and all(n in mesh.shape for n in names)
     if not known:
         raise ValueError(f"`axis` must be among the mesh's {_known(mesh)}, got {axis!r}")
-    if parts(mesh, names) == 1:
-        raise ValueError(f"`axis` must have more than one device, got {axis!r} of {_known(mesh)}")
     return tuple(names)
 
 
@@ -108,17 +106,28 @@ def divided(axes: Axes, shape: Shape, moments: list[Any], mesh: Any, over: tuple
     """The axes of a parameter, one of them divided over ``over`` too, as suits its moments best.
 
     That one along which most bytes of the moments can be divided; among equals one that is not
-    divided yet, and the first of these, along which shards are contiguous. None if there is none.
+    divided yet, and the first of these, along which shards are contiguous. If there is none, each
+    name of ``over`` by itself; and what cannot be divided by any stays.
     """
+    found = _divided_along_one(axes, shape, moments, mesh, over)
+    if found == axes and len(over) > 1:
+        for name in over:
+            found = _divided_along_one(found, shape, moments, mesh, (name,))
+    return found
+
+
+def _divided_along_one(
+    axes: Axes, shape: Shape, moments: list[Any], mesh: Any, over: tuple[str, ...]
+) -> Axes:
     best, most = axes, (0, False)
+    if any(name in names for names in axes for name in over):
+        return axes
     for axis, size in enumerate(shape):
-        if any(name in names for names in axes for name in over):
-            break
         count = parts(mesh, axes[axis] + over)
         if size % count:
             continue
         bytes_ = sum(_bytes(m) for m in moments if divides(m, shape, axis, count))
-        if (bytes_, not axes[axis]) > most and bytes_:
+        if bytes_ and (bytes_, not axes[axis]) > most:
             most = bytes_, not axes[axis]
             best = (*axes[:axis], axes[axis] + over, *axes[axis + 1 :])
     return best

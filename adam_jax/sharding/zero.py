@@ -45,7 +45,9 @@ def zero(
 
     A parameter is divided along one of its axes, besides what ``specs`` divides: that which divides
     most bytes of its moments, whole blocks of formats that have them; then one not divided yet;
-    then the first. What has no axis of n equal parts is whole on each device; nothing is padded.
+    then the first. Over several mesh axes it is divided along one axis together, or where it cannot
+    be, along one for each. What has no axis of equal parts is whole on each device; nothing is
+    padded.
     ``print(adam_jax.sharding.plan(tx, params))`` tells what became of whom.
 
     For ``jit``, or no ``jit``, on Auto and Explicit meshes. ``init`` never has the whole state on a
