@@ -382,6 +382,36 @@ def test_parameters_that_lie_otherwise_are_not_gathered_in_silence():
     assert tx.init(params)[0].mu["w"].sharding.spec == P("x", "y")
 
 
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="this JAX does not tell where it is")
+def test_inside_shard_map_it_says_what_to_use():
+    mesh = mesh_of((8,))
+    tx = sharding.zero(adam_jax.adam(1e-3), mesh, "x")
+    params = {"w": jnp.ones((16, 4))}
+    specs = {"in_specs": (P(), P()), "out_specs": P()}
+    with pytest.raises(ValueError, match=r"inside shard_map over `x` use .*scatter_mean"):
+        shard_map(lambda p, s: tx.update(p, s)[0], mesh=mesh, **specs)(params, tx.init(params))
+
+
+def test_in_a_training_step_with_services():
+    mesh = mesh_of((8,))
+    inner = optax.chain(adam_jax.clip_by_global_norm(1.0), adam_jax.adamw(1e-2, eps=1e-4))
+    inner = adam_jax.with_metrics(adam_jax.skip_unstable(inner, threshold=6.0))
+    tx = sharding.zero(inner, mesh, "x")
+
+    def squares(params, x):
+        return jnp.mean((x @ params["w"] + params["b"]) ** 2) + params["scale"] ** 2
+
+    found = []
+    for each, lying in [(inner, jax.devices()[0]), (tx, NamedSharding(mesh, P()))]:
+        params = jax.device_put(beginning(), lying)
+        stepped = adam_jax.train_step(squares, each)
+        params, state, info = stepped(params, each.init(params), batches(1)[0])
+        found.append((params, info["loss"], info["grad_norm"]))
+    assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+    moments = optax.tree_utils.tree_get(state, "nu")
+    assert moments["w"].sharding.spec == P("x")
+
+
 def test_inside_of_other_transformations():
     """What is computed abstractly is what lies there, wherever `zero` is."""
     mesh = mesh_of((8,))

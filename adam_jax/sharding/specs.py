@@ -171,6 +171,21 @@ def place(x: Any, sharding: NamedSharding) -> Any:
     return jax.lax.with_sharding_constraint(x, sharding)
 
 
+def require_outside(what: str, names: tuple[str, ...]) -> None:
+    """Check that this is not inside ``shard_map`` over one of these mesh axes.
+
+    Raises:
+      ValueError: it is.
+    """
+    mesh = getattr(jax.sharding, "get_abstract_mesh", lambda: None)()
+    inside = [name for name in names if name in getattr(mesh, "manual_axes", ())]
+    if inside:
+        raise ValueError(
+            f"{what} is for jit; inside shard_map over `{inside[0]}` use"
+            " adam_jax.sharding.scatter_mean and gather"
+        )
+
+
 _KINDS = ("Auto", "Explicit")
 
 

@@ -28,6 +28,7 @@ from adam_jax.sharding.specs import (
     named,
     partition_spec,
     place,
+    require_outside,
 )
 
 _keystr = jax.tree_util.keystr
@@ -101,6 +102,7 @@ def zero(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, Any]:
+        require_outside("zero", division.over)
         layout = division.of(state, updates if params is None else params)
         parts = layout.bring(updates, layout.updated)
         own = layout.bring(params, layout.updated)
