@@ -144,7 +144,7 @@ def memory(tx: optax.GradientTransformation, params: optax.Params) -> Memory:
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         held = {name: column[path] for name, column in columns.items() if path in column}
-        rows.append(ParameterMemory(_keystr(path), _shape(leaf), held))
+        rows.append(ParameterMemory(_keystr(path), shape_of(leaf), held))
     return Memory(tuple(rows), tuple(columns), other)
 
 
@@ -191,7 +191,8 @@ def _columns(sites: list[tuple[Path, dict[Path, int]]]) -> dict[str, dict[Path, 
     return columns
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
+def shape_of(leaf: Any) -> tuple[int, ...]:
+    """The shape of an array, or of what stands for one."""
     return tuple(getattr(leaf, "shape", ()))  # a Python number has none
 
 

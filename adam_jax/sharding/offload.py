@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adam_jax.diagnostics import shape_of
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
 from adam_jax.services.path_rules import predicate
 from adam_jax.sharding.placement import is_abstract, lies, placed, sharding_of
-
-_HOST = "pinned_host"
+from adam_jax.sharding.specs import HOST
 
 
 def offload(
@@ -60,7 +60,7 @@ def offload(
 
     def chosen(state: Any, params: optax.Params) -> set[Path]:
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        shapes = {p: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for p, x in leaves}
+        shapes = {p: jax.ShapeDtypeStruct(shape_of(x), jnp.result_type(x)) for p, x in leaves}
         taken = {path for path, shape in shapes.items() if matches(path, shape)}
         return {
             path + owner
@@ -107,7 +107,7 @@ def _lying(state: Any, params: optax.Params, where: set[Path]) -> list[Any]:
     for path, x in jax.tree_util.tree_leaves_with_path(state):
         sharding = sharding_of(x) or beside[path]
         host = sharding is not None and _is_at(path, where)
-        found.append(sharding.with_memory_kind(_HOST) if host else sharding)
+        found.append(sharding.with_memory_kind(HOST) if host else sharding)
     return found
 
 
@@ -118,9 +118,9 @@ def _is_at(path: Path, where: set[Path]) -> bool:
 def _spaces() -> Any:
     """The memories that JAX can name."""
     kinds = _memory_kinds()
-    if _HOST not in kinds:
+    if HOST not in kinds:
         has = ", ".join(sorted(kinds)) or "none that it names"
-        raise ValueError(f"offload needs memory of kind `{_HOST}`; this backend has {has}")
+        raise ValueError(f"offload needs memory of kind `{HOST}`; this backend has {has}")
     if not hasattr(jax, "memory"):
         raise ValueError(f"offload needs `jax.memory`, which JAX {jax.__version__} does not have")
     return jax.memory.Space

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from adam_jax.diagnostics import require_arrays
+from adam_jax.diagnostics import require_arrays, shape_of
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
 from adam_jax.sharding.specs import Axes, array_axes, axes_of, named
@@ -67,7 +67,7 @@ def abstract_state(tx: optax.GradientTransformation, params: optax.Params) -> ch
         return state
 
     # Without shardings: of an Explicit mesh they would be types, and want their mesh to be set.
-    bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), params)
+    bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape_of(x), jnp.result_type(x)), params)
     shapes = jax.eval_shape(traced, bare)
     beside = placed(shapes, params, shardings, {})
     flat: Any = jax.tree_util.tree_flatten_with_path(shapes)
@@ -153,7 +153,7 @@ def placed(
       rest: where the rest lies; by default on every device that parameters do.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
+    shapes = {path: shape_of(leaf) for path, leaf in leaves}
     rest = _on_every_device(shardings.values()) if rest is None else rest
     found: dict[Path, Any] = {}
     for path, part, owned in walk(state, params):

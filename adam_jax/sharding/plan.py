@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from adam_jax.diagnostics import aligned, human
+from adam_jax.diagnostics import aligned, human, shape_of
 from adam_jax.ownership import Path, walk
 from adam_jax.sharding.placement import abstract_state, sharding_of
 from adam_jax.sharding.specs import text
@@ -123,7 +122,7 @@ def plan(tx: optax.GradientTransformation, params: optax.Params) -> Plan:
             held.setdefault(owner, []).extend(jax.tree.leaves(moment))
     rows = [
         _row(
-            jax.tree_util.keystr(path), jnp.shape(leaf), text(sharding_of(leaf)), held.get(path, [])
+            jax.tree_util.keystr(path), shape_of(leaf), text(sharding_of(leaf)), held.get(path, [])
         )
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
     ]

@@ -12,6 +12,9 @@ from adam_jax.storage.blockwise import Blocks
 Axes: TypeAlias = tuple[tuple[str, ...], ...]
 Shape: TypeAlias = tuple[int, ...]
 
+#: The memory of the host from which devices read by themselves.
+HOST = "pinned_host"
+
 
 def axes_of(name: str, spec: Any, shape: Shape, mesh: Any) -> Axes:
     """A partition spec as a tuple of names for each axis of an array.
@@ -77,18 +80,25 @@ def named(mesh: Any, axes: Axes) -> NamedSharding:
 
 
 def is_explicit(mesh: Any) -> bool:
-    """Whether shardings on a mesh are types.
+    """Whether shardings on a mesh are types."""
+    kind = getattr(jax.sharding, "AxisType", None)
+    types = set(getattr(mesh, "axis_types", None) or ())
+    return kind is not None and types == {kind.Explicit}
+
+
+def require_one_kind(mesh: Any) -> None:
+    """Check that arrays can be brought to shardings on a mesh.
 
     Raises:
-      ValueError: the mesh has axes of several types, or of one that this JAX does not reshard.
+      ValueError: it has axes of several types, or of one that this JAX does not reshard.
     """
-    auto, explicit = (getattr(getattr(jax.sharding, "AxisType", None), n, None) for n in _KINDS)
-    kinds = set(getattr(mesh, "axis_types", ()) or ()) if auto else set()
-    if kinds == {explicit} and hasattr(jax.sharding, "reshard"):
-        return True
-    if kinds <= {auto}:
-        return False
-    raise ValueError(f"`mesh` must have Auto axes only, or Explicit ones in JAX 0.7 on, got {mesh}")
+    kind = getattr(jax.sharding, "AxisType", None)
+    auto = kind is None or set(mesh.axis_types or ()) <= {kind.Auto}
+    if not (auto or (is_explicit(mesh) and hasattr(jax.sharding, "reshard"))):
+        raise ValueError(
+            "`mesh` must have Auto axes only, or Explicit ones where jax.sharding.reshard is,"
+            f" got {mesh}"
+        )
 
 
 def text(sharding: Any) -> str:
@@ -98,8 +108,7 @@ def text(sharding: Any) -> str:
     names = [e or "*" for e in sharding.spec]
     words = ["+".join(e) if isinstance(e, tuple) else str(e) for e in names]
     where = ", ".join(words) if any(sharding.spec) else "whole"
-    host = sharding.memory_kind not in (None, "device")
-    return f"{where} ({sharding.memory_kind})" if host else where
+    return f"{where} ({HOST})" if sharding.memory_kind == HOST else where
 
 
 def divided(axes: Axes, shape: Shape, moments: list[Any], mesh: Any, over: tuple[str, ...]) -> Axes:
@@ -184,9 +193,6 @@ def require_outside(what: str, names: tuple[str, ...]) -> None:
             f"{what} is for jit; inside shard_map over `{inside[0]}` use"
             " adam_jax.sharding.scatter_mean and gather"
         )
-
-
-_KINDS = ("Auto", "Explicit")
 
 
 def _even(entries: int, size: int, count: int) -> bool:

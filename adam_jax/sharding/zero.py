@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from adam_jax.diagnostics import shape_of
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
 from adam_jax.sharding import specs as arithmetic
@@ -28,6 +28,7 @@ from adam_jax.sharding.specs import (
     named,
     partition_spec,
     place,
+    require_one_kind,
     require_outside,
 )
 
@@ -85,7 +86,7 @@ def zero(
     """
     inner = optax.with_extra_args_support(transformation("inner", inner))
     division = Division(mesh, mesh_axes(mesh, axis), specs)
-    is_explicit(mesh)
+    require_one_kind(mesh)
 
     def init(params: optax.Params) -> Any:
         state = jax.eval_shape(inner.init, params)
@@ -156,7 +157,7 @@ class Division:
     def of(self, state: Any, params: optax.Params) -> Layout:
         """How a state, of arrays or shapes, is divided."""
         leaves = jax.tree_util.tree_leaves_with_path(params)
-        shapes = {path: jnp.shape(leaf) for path, leaf in leaves}
+        shapes = {path: shape_of(leaf) for path, leaf in leaves}
         moments: dict[Path, list[Any]] = {path: [] for path in shapes}
         for _, _, owned in walk(state, params):
             for path, moment in owned or ():
@@ -188,7 +189,7 @@ class Division:
     def _own(self, path: Path, spec: Any, leaf: Any) -> Axes:
         """The axes of a parameter: as it is told, which must be as it is where that is known."""
         name = f"params{_keystr(path)}"
-        shape = jnp.shape(leaf)
+        shape = shape_of(leaf)
         told = axes_of(name, PartitionSpec() if spec is None else spec, shape, self.mesh)
         sharding = sharding_of(leaf)
         if not isinstance(sharding, NamedSharding) or sharding.mesh.shape != self.mesh.shape:
