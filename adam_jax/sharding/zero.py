@@ -49,8 +49,7 @@ def zero(
     most bytes of its moments, whole blocks of formats that have them; then one not divided yet;
     then the first. Over several mesh axes it is divided along one axis together, or where it cannot
     be, along one for each. What has no axis of equal parts is whole on each device; nothing is
-    padded.
-    ``print(adam_jax.sharding.plan(tx, params))`` tells what became of whom.
+    padded. ``print(adam_jax.sharding.plan(tx, params))`` tells what became of whom.
 
     For ``jit``, or no ``jit``, on Auto and Explicit meshes. ``init`` never has the whole state on a
     device, but where another ``init`` calls it outside of ``jit`` with the whole of its own. Inside
@@ -60,9 +59,9 @@ def zero(
       inner: any optimizer.
       mesh: a `jax.sharding.Mesh` that all arrays lie on.
       axis: its axis, or axes, to divide over.
-      specs: how parameters lie where that is not replicated: a prefix of their tree, of
-        `jax.sharding.PartitionSpec`, or of what has one as its ``.sharding``'s or its own ``spec``.
-        Explicit meshes need none.
+      specs: how parameters lie, if not all are replicated, for ``jit`` cannot see it: a prefix of
+        their tree, of `jax.sharding.PartitionSpec`, or of what has one, such as the parameters
+        themselves. Explicit meshes need none.
 
     Returns:
       An Optax transformation with the state of ``inner``. Its updates have their gradients' dtypes
@@ -136,8 +135,9 @@ class Layout:
             shapes = "; ".join(f"params{_keystr(p)}" for p in list(self.lying)[:3])
             over = "x".join(division.over)
             raise ValueError(
-                f"zero divides nothing over `{over}` ({division.size} devices): no parameter with"
-                f" state has an axis of {division.size} equal parts ({shapes or 'there is none'})"
+                f"zero divides nothing over `{over}` ({division.size} devices): none of the"
+                f" parameters ({shapes or 'there are none'}) has state that is not divided over it"
+                f" already, and an axis of {division.size} equal parts"
             )
 
 
