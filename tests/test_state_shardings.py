@@ -27,7 +27,7 @@ def shapes_on(mesh, specs=None, shapes=None):
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [("auto", "default"), ("auto", "four_bit"), ("explicit", "eight_bit")]
+    ("kind", "name"), [("auto", "default"), ("auto", "four_bit"), ("explicit", "default")]
 )
 def test_init_lands_where_it_is_told(kind, name):
     shapes = shapes_on(mesh_of((4, 2), kind))
