@@ -1,6 +1,15 @@
 """Adam and its family for JAX, as pure ``init`` and ``update`` functions over pytrees."""
 
-from adam_jax import checkpoint, decay, interop, leaves, like_keras, like_torch, storage
+from adam_jax import (
+    checkpoint,
+    decay,
+    interop,
+    leaves,
+    like_keras,
+    like_torch,
+    sharding,
+    storage,
+)
 from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
@@ -97,6 +106,7 @@ __all__ = [
     "scale_by_radam",
     "scale_by_yogi",
     "set_hyperparameters",
+    "sharding",
     "skip_unstable",
     "stable_adamw",
     "stochastic_rounding",

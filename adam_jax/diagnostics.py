@@ -132,7 +132,7 @@ def memory(tx: optax.GradientTransformation, params: optax.Params) -> Memory:
       131,328 parameters, 6.00 bytes a parameter
     """
     transformation("tx", tx)
-    _require_arrays(params)
+    require_arrays(params)
     state = jax.eval_shape(tx.init, params)
     sites, other = [], {}
     for path, part, owned in walk(state, params):
@@ -144,7 +144,7 @@ def memory(tx: optax.GradientTransformation, params: optax.Params) -> Memory:
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         held = {name: column[path] for name, column in columns.items() if path in column}
-        rows.append(ParameterMemory(_keystr(path), _shape(leaf), held))
+        rows.append(ParameterMemory(_keystr(path), shape_of(leaf), held))
     return Memory(tuple(rows), tuple(columns), other)
 
 
@@ -191,7 +191,8 @@ def _columns(sites: list[tuple[Path, dict[Path, int]]]) -> dict[str, dict[Path, 
     return columns
 
 
-def _shape(leaf: Any) -> tuple[int, ...]:
+def shape_of(leaf: Any) -> tuple[int, ...]:
+    """The shape of an array, or of what stands for one."""
     return tuple(getattr(leaf, "shape", ()))  # a Python number has none
 
 
@@ -199,7 +200,12 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _require_arrays(params: Any) -> None:
+def require_arrays(params: Any) -> None:
+    """Check that each leaf is an array, or the shape and dtype of one.
+
+    Raises:
+      TypeError: one is neither.
+    """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not _is_array(leaf):
             raise TypeError(

@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(config, items):
     """
     chosen = config.getoption("--members")
     for item in list(items):
+        if item.name == "adam_jax.sharding.offload.offload" and not hasattr(jax, "memory"):
+            item.add_marker(pytest.mark.skip(reason="this JAX cannot name the host's memory"))
         member = getattr(item, "callspec", None) and item.callspec.params.get("member")
         is_of_member = isinstance(member, str)
         item.add_marker(pytest.mark.xdist_group(member if is_of_member else item.path.name))

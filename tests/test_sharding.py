@@ -1,6 +1,6 @@
 """Parameters laid out over 8 devices: the state lies where they do, and a step moves no data."""
 
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,38 +9,31 @@ import optax
 import pytest
 from checks import assert_same_bits
 from family import FORMATS
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from layouts import (
+    COLLECTIVES,
+    SHAPES,
+    alone,
+    arrays,
+    descend,
+    mesh_of,
+    optimizer,
+    shard_map,
+    step,
+)
 from training import assert_close
 
 import adam_jax
 from adam_jax import storage
 
-COLLECTIVES = ["all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"]
-KINDS = {"auto": None}
-if hasattr(jax.sharding, "AxisType"):
-    KINDS["explicit"] = jax.sharding.AxisType.Explicit
 NEAREST = [name for name in FORMATS if name.endswith("-nearest")]
 STOCHASTIC = [name.removesuffix("-nearest") for name in NEAREST]
-SHAPES = {"w": (16, 64), "b": (64,), "scale": ()}
 MESHES = {  # on each shard lie whole blocks
     "8": ((8,), {"w": P("x"), "b": P("x"), "scale": P()}),
     "4x2": ((4, 2), {"w": P("x", "y"), "b": P("y"), "scale": P()}),
     "2x4": ((2, 4), {"w": P(None, ("x", "y")), "b": P(), "scale": P()}),
 }
-
-if hasattr(jax, "shard_map"):
-    shard_map = jax.shard_map
-else:  # its older place
-    from jax.experimental.shard_map import shard_map
-
-
-def mesh_of(shape, kind="auto"):
-    assert jax.device_count() == 8
-    if kind not in KINDS:
-        pytest.skip("this JAX has automatic axes only")
-    axes = {} if KINDS[kind] is None else {"axis_types": (KINDS[kind],) * len(shape)}
-    return Mesh(np.array(jax.devices()).reshape(shape), ("x", "y")[: len(shape)], **axes)
 
 
 @pytest.fixture(scope="module", params=["8-auto", "4x2-auto", "2x4-auto", "4x2-explicit"])
@@ -52,47 +45,8 @@ def layout(request):
     return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
 
 
-# XLA contracts a product and a sum, or does not, as the loop is long. With these decay rates and
-# gradients of few digits the products in an average are exact, and it is the same either way.
-@cache
-def optimizer(name):
-    return adam_jax.adamw(1e-2, b1=0.5, b2=0.75, nesterov=True, **FORMATS[name].arguments)
-
-
-def arrays(count, shapes):
-    """Trees of no symmetry, 4 decades and 9 binary digits."""
-    rng = np.random.default_rng(0)
-
-    def noise(shape):
-        digits = rng.integers(-511, 512, shape)
-        return (digits * 2.0 ** rng.integers(-13, 0, shape)).astype(np.float32)
-
-    return [{name: noise(shape) for name, shape in shapes.items()} for _ in range(count)]
-
-
 def sharded(count, layout):
     return [jax.device_put(tree, layout) for tree in arrays(count, SHAPES)]
-
-
-def step(tx, params, state, gradient):
-    updates, state = tx.update(gradient, state, params)
-    return optax.apply_updates(params, updates), updates, state
-
-
-def descend(stepped, params, state, stream):
-    for gradient in stream:
-        params, updates, state = stepped(params, state, gradient)
-    return params, updates, state
-
-
-@cache
-def alone(name):
-    """Parameters, updates and state after 4 steps on one device."""
-    tx = optimizer(name)
-    params, *stream = jax.tree.map(jnp.asarray, arrays(5, SHAPES))
-    result = descend(jax.jit(partial(step, tx)), params, jax.jit(tx.init)(params), stream)
-    assert len(result[0]["w"].devices()) == 1
-    return result
 
 
 @pytest.fixture(scope="module", params=["default", *STOCHASTIC])

@@ -21,7 +21,8 @@ with `init(key)`, `loss(params, batch)`, and either `data` and `batch_size` or `
 
 _MEMORY = """Tell what Adam's state costs for a model, in every storage format: bytes a parameter,
 the whole state, and what is saved against float32. Nothing is allocated. KiB, MiB and GiB are units
-of 1024. In Python, `print(adam_jax.memory(tx, params))` shows any optimizer's by parameter."""
+of 1024. In Python, `print(adam_jax.memory(tx, params))` shows any optimizer's by parameter, and
+`adam_jax.sharding.plan` how it is divided over devices."""
 
 
 _OPTIMIZERS = """List the family: every optimizer of this package, the bytes of its state a
@@ -119,6 +120,14 @@ def _add_memory(commands: Any) -> None:
         "jax.ShapeDtypeStructs, from nothing or a random key, or one of: "
         f"{', '.join(MODELS)} (default: all of these)",
     )
+    add(
+        "--devices",
+        type=_counts,
+        default=(),
+        metavar="N,N",
+        help="and of that each of so many devices' part, as `adam_jax.sharding.zero` divides it, "
+        "and what each sends a step, where gradients have the parameters' dtypes",
+    )
     add("--json", action="store_true", help="print one JSON document in place of the table")
 
 
@@ -143,6 +152,10 @@ def _positive(text: str) -> int:
     if number < 1:
         raise ArgumentTypeError(f"must be a positive integer, got {text!r}")
     return number
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(map(_positive, text.split(","))))
 
 
 def _finite(text: str) -> float:

@@ -14,6 +14,7 @@ import jax
 import adam_jax
 from adam_jax import storage
 from adam_jax.diagnostics import aligned, human
+from adam_jax.race.devices import State, Traffic, divided, table, traffic
 from adam_jax.race.errors import UsageError, blaming, printing
 from adam_jax.race.models import MODELS
 from adam_jax.race.modules import load_function
@@ -28,12 +29,14 @@ class Cost:
       state_bytes: the whole state.
       bytes_per_parameter: the same over the number of the parameters' entries.
       saved_bytes: how much less that is than in float32.
+      divided: a row for each number of devices that was asked for.
     """
 
     format: str
     state_bytes: int
     bytes_per_parameter: float
     saved_bytes: int
+    divided: tuple[State, ...]
 
 
 @dataclass(frozen=True)
@@ -44,43 +47,48 @@ class Model:
       model: as the user wrote it.
       parameters: the number of the parameters' entries.
       formats: a cost each.
+      traffic: a row for each number of devices that was asked for.
     """
 
     model: str
     parameters: int
     formats: tuple[Cost, ...]
+    traffic: tuple[Traffic, ...]
 
 
 def run(arguments: Namespace) -> int:
     """Prints what is asked, and returns the exit status."""
     # What the user's own code prints is not a part of the document.
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
-        models = [_measured(spec) for spec in dict.fromkeys(arguments.models or MODELS)]
+        specs = dict.fromkeys(arguments.models or MODELS)
+        models = [_measured(spec, arguments.devices) for spec in specs]
     if arguments.json:
         text = json.dumps({"models": [asdict(model) for model in models]}, indent=2)
     else:
-        text = _table(models)
+        text = _table(models, arguments.devices)
     with printing():
         print(text)
     return 0
 
 
-def _measured(spec: str) -> Model:
+def _measured(spec: str, devices: Sequence[int]) -> Model:
     params = MODELS[spec]() if spec in MODELS else _own(spec)
     found = {}
     with blaming(f"model {spec!r} has no Adam state"):
         for name, build in storage.FORMATS.items():
             stored = build()
             tx = adam_jax.scale_by_adam(mu_dtype=stored, nu_dtype=stored)
-            found[name] = adam_jax.memory(tx, params)
-    size, full = found["float32"].size, found["float32"].total_bytes
+            state = jax.eval_shape(tx.init, params) if devices else None
+            rows = tuple(divided(state, params, count) for count in devices)
+            found[name] = adam_jax.memory(tx, params), rows
+    size, full = found["float32"][0].size, found["float32"][0].total_bytes
     if not size:
         raise UsageError(f"model {spec!r} must have parameters, got none")
     costs = [
-        Cost(name, cost.total_bytes, cost.bytes_per_parameter, full - cost.total_bytes)
-        for name, cost in found.items()
+        Cost(name, cost.total_bytes, cost.bytes_per_parameter, full - cost.total_bytes, rows)
+        for name, (cost, rows) in found.items()
     ]
-    return Model(spec, size, tuple(costs))
+    return Model(spec, size, tuple(costs), tuple(traffic(params, count) for count in devices))
 
 
 def _own(spec: str) -> Any:
@@ -122,13 +130,18 @@ def _shape(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def _table(models: Sequence[Model]) -> str:
-    rows = [["model", "parameters", "format", "bytes/param.", "state", "saved"]]
+def _table(models: Sequence[Model], devices: Sequence[int]) -> str:
+    heads = [f"of {count:,}" for count in devices]
+    rows = [["model", "parameters", "format", "bytes/param.", "state", "saved", *heads]]
     for model in models:
         first = [model.model, f"{model.parameters:,}"]
         for cost in model.formats:
             saved = human(cost.saved_bytes) if cost.saved_bytes else ""
-            rate = f"{cost.bytes_per_parameter:.3f}"
-            rows.append([*first, cost.format, rate, human(cost.state_bytes), saved])
+            cells = [f"{cost.bytes_per_parameter:.3f}", human(cost.state_bytes), saved]
+            parts = [human(state.device_bytes) for state in cost.divided]
+            rows.append([*first, cost.format, *cells, *parts])
             first = ["", ""]
-    return aligned(rows, "<><>>>")
+    text = aligned(rows, "<><>>>" + ">" * len(devices))
+    if not devices:
+        return text
+    return f"{text}\n\n{table([(model.model, model.traffic) for model in models])}"

@@ -100,6 +100,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "gpt2-small": partial(gpt2, width=768, depth=12),
     "gpt2-xl": partial(gpt2, width=1600, depth=48),
     "llama3-8b": partial(llama3, width=4096, depth=32, hidden=14336, kv_width=8 * 128),
+    "llama3-70b": partial(llama3, width=8192, depth=80, hidden=28672, kv_width=8 * 128),
     "vit-h-14": partial(vit, width=1280, depth=32, patch=14),
 }
 

@@ -156,7 +156,7 @@ def _rule(pair: Any) -> Rule:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise TypeError(f"`rules` must be pairs of pattern and action, got {brief(pair)}")
     pattern, action = pair
-    name, matches = _predicate(pattern)
+    name, matches = predicate("a pattern in `rules`", pattern)
     if not isinstance(action, Scale):
         try:
             transformation("action", action)
@@ -168,8 +168,17 @@ def _rule(pair: Any) -> Rule:
     return Rule(name, matches, action)
 
 
-def _predicate(pattern: Any) -> tuple[str, Predicate]:
-    """A pattern's name, and what it matches."""
+def predicate(what: str, pattern: Any) -> tuple[str, Predicate]:
+    """A pattern's name, and what it matches.
+
+    Args:
+      what: it is, for the error.
+      pattern: a regular expression, or a function ``(path, leaf) -> bool``.
+
+    Raises:
+      TypeError: it is neither.
+      ValueError: it is no regular expression.
+    """
     if callable(pattern):
         name = getattr(pattern, "__name__", brief(pattern))
         return name, lambda path, leaf: flag(f"{name}(path, leaf)", pattern(path, leaf))
@@ -178,7 +187,7 @@ def _predicate(pattern: Any) -> tuple[str, Predicate]:
         regex.search("")
     except TypeError:  # also of a pattern of bytes
         raise TypeError(
-            "a pattern in `rules` must be a regular expression or a function (path, leaf) -> bool,"
+            f"{what} must be a regular expression or a function (path, leaf) -> bool,"
             f" got {brief(pattern)}"
         ) from None
     except re.error as error:

@@ -67,6 +67,11 @@ class Blocks:
         """The moment's shape."""
         return self.codes.shape[: self.codes.ndim - self.axes] + self.tail
 
+    def divides(self, axis: int, parts: int) -> bool:
+        """Whether so many parts along an axis of the moment are of one length and cut no block."""
+        size, along = self.shape[axis], axis == len(self.shape) - self.axes
+        return size % parts == 0 and not (along and _cuts(size, parts, self.block_size))
+
     def decode(self) -> jax.Array:
         """The moment, float32: codes' values times their blocks' scales."""
         size = math.prod(self.tail)
@@ -147,8 +152,8 @@ class Blockwise(Format):
         parts = math.prod(
             sharding.mesh.shape[name] for name in ([names] if isinstance(names, str) else names)
         )
-        part, width = x.shape[axis] // parts, _blocks(x.shape[axis], self.block_size)[1]
-        if parts > 1 and part % width:
+        if _cuts(x.shape[axis], parts, self.block_size):
+            part = x.shape[axis] // parts
             raise ValueError(
                 f"on an Explicit mesh shards must be whole blocks of {self}, but along axis {axis}"
                 f" of {x.aval} each has {part} elements; choose another sharding, block size or"
@@ -219,6 +224,11 @@ def _blocks(size: int, block_size: int) -> tuple[int, int]:
     """How many blocks a row has, and their width: no more than a short row needs."""
     width = min(block_size, -(-max(size, 1) // _SHORT) * _SHORT)
     return -(-size // width), width
+
+
+def _cuts(size: int, parts: int, block_size: int) -> bool:
+    """Whether rows of this size, in so many parts, have a block in two of them."""
+    return parts > 1 and size // parts % _blocks(size, block_size)[1] != 0
 
 
 def _pack(codes: jax.Array) -> jax.Array:

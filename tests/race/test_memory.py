@@ -7,6 +7,7 @@ import sys
 
 import jax
 import pytest
+from jax.sharding import AbstractMesh
 from small_problem import LINE
 
 import adam_jax
@@ -15,12 +16,14 @@ from adam_jax.race.models import MODELS
 
 FORMATS = ["float32", "bfloat16", "eight_bit", "float8", "four_bit"]
 
-# As published: Hugging Face's gpt2, gpt2-xl and meta-llama/Meta-Llama-3-8B; torchvision's vit_h_14
-# at 224 pixels (ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1), 632M in Dosovitskiy 2021, Table 1.
+# As published: Hugging Face's gpt2, gpt2-xl and meta-llama/Meta-Llama-3-8B and 70B; torchvision's
+# vit_h_14 at 224 pixels (ViT_H_14_Weights.IMAGENET1K_SWAG_LINEAR_V1), 632M in Dosovitskiy 2021,
+# Table 1.
 PARAMETERS = {
     "gpt2-small": 124_439_808,
     "gpt2-xl": 1_557_611_200,
     "llama3-8b": 8_030_261_248,
+    "llama3-70b": 70_553_706_496,
     "vit-h-14": 632_045_800,
 }
 
@@ -116,6 +119,42 @@ def test_the_table(capsys):
     assert lines[6] == "llama3-8b   8,030,261,248  float32           8.000   59.83 GiB"
 
 
+def test_what_each_device_holds_and_sends(capsys):
+    assert main(["memory", "gpt2-small", "--devices", "8,64", "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    params = MODELS["gpt2-small"]()
+    for cost in model["formats"]:
+        for part in cost["divided"]:
+            mesh = AbstractMesh((part["devices"] // 8, 8), ("x", "y"))
+            stored = getattr(adam_jax.storage, cost["format"])()
+            tx = adam_jax.scale_by_adam(mu_dtype=stored, nu_dtype=stored)
+            plan = adam_jax.sharding.plan(adam_jax.sharding.zero(tx, mesh, ("x", "y")), params)
+            assert part["device_bytes"] == plan.device_bytes
+    # Of 12 layers' 12 * 768**2 and the embeddings almost all is divided, but 50257 is odd.
+    exact = [8 * 124_439_808 / n for n in (8, 64)]
+    divided = [part["device_bytes"] for part in model["formats"][0]["divided"]]
+    assert divided == pytest.approx(exact, rel=1e-6)
+    size = 4 * 124_439_808
+    for sent, n in zip(model["traffic"], (8, 64), strict=True):
+        assert sent["sent_replicated"] == sent["sent_zero"] == 2 * (size * (n - 1) // n)
+        assert sent["sent_divided"] == 3 * (size * (n - 1) // n)
+        assert sent["held_divided"] * n == sent["held_replicated"] == 2 * size
+
+
+def test_the_table_of_devices(capsys):
+    assert main(["memory", "gpt2-small", "--devices", "8,512"]) == 0
+    tables = [part.splitlines() for part in capsys.readouterr().out.split("\n\n")]
+    assert tables[0][0].split()[-4:] == ["of", "8", "of", "512"]
+    assert tables[1][0].split()[-4:] == ["8", "devices", "512", "devices"]
+    assert [len(lines) for lines in tables] == [1 + len(FORMATS), 6]
+
+
+@pytest.mark.parametrize("text", ["0", "8,", "8,x", "-8"])
+def test_numbers_of_devices(capsys, text):
+    assert main(["memory", "gpt2-small", f"--devices={text}"]) == 2
+    assert "must be a positive integer" in capsys.readouterr().err
+
+
 def test_a_model_named_twice_is_shown_once(documented):
     assert [model["model"] for model in documented("vit-h-14", "vit-h-14")] == ["vit-h-14"]
 
@@ -144,7 +183,7 @@ def test_what_a_users_file_prints_is_not_in_the_document(capsys, write):
     assert printed.err == "a line of its own\n"
 
 
-KNOWN = "gpt2-small, gpt2-xl, llama3-8b, vit-h-14"
+KNOWN = "gpt2-small, gpt2-xl, llama3-8b, llama3-70b, vit-h-14"
 
 
 @pytest.mark.parametrize(
