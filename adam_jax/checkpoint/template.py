@@ -27,7 +27,8 @@ def template(
     state = abstract_state(tx, _placed(params))
     if shardings is None:
         return state
-    if jax.tree.structure(shardings) != jax.tree.structure(state):
+    given: Any = jax.tree.structure(shardings)
+    if given != jax.tree.structure(state):
         raise ValueError("`shardings` must have the structure of tx.init(params)")
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
