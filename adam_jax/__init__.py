@@ -5,6 +5,7 @@ from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
 from adam_jax.diagnostics import memory
+from adam_jax.row_gradients import lookup, value_and_row_grad
 from adam_jax.optimizers.adabelief import adabelief, scale_by_belief
 from adam_jax.optimizers.adam import adam, adamw, scale_by_adam
 from adam_jax.optimizers.adam_atan2 import adam_atan2
@@ -16,6 +17,7 @@ from adam_jax.optimizers.adopt import adopt, adoptw, scale_by_adopt
 from adam_jax.optimizers.amsgrad import amsgrad, amsgradw, scale_by_amsgrad
 from adam_jax.optimizers.lamb import lamb
 from adam_jax.optimizers.laprop import laprop
+from adam_jax.optimizers.lazy_adam import lazy_adam
 from adam_jax.optimizers.lion import lion, scale_by_lion
 from adam_jax.optimizers.mars import mars
 from adam_jax.optimizers.nadam import nadam, nadamw
@@ -23,6 +25,7 @@ from adam_jax.optimizers.radam import radam, radamw, scale_by_radam
 from adam_jax.optimizers.stable_adamw import stable_adamw
 from adam_jax.optimizers.yogi import scale_by_yogi, yogi
 from adam_jax.precision import kahan_summation, master_weights, stochastic_rounding
+from adam_jax.rows import Rows
 from adam_jax.rule import Moment, Rule
 from adam_jax.services.accumulate import accumulate
 from adam_jax.services.by_path import by_path
@@ -39,6 +42,7 @@ from adam_jax.wrappers.grams import grams
 __all__ = [
     "FREEZE",
     "Moment",
+    "Rows",
     "Rule",
     "Scale",
     "accumulate",
@@ -68,11 +72,13 @@ __all__ = [
     "kahan_summation",
     "lamb",
     "laprop",
+    "lazy_adam",
     "leaves",
     "lift",
     "like_keras",
     "like_torch",
     "lion",
+    "lookup",
     "mars",
     "master_weights",
     "memory",
@@ -98,6 +104,7 @@ __all__ = [
     "stochastic_rounding",
     "storage",
     "train_step",
+    "value_and_row_grad",
     "with_hyperparameters",
     "with_metrics",
     "yogi",
