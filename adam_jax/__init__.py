@@ -5,7 +5,6 @@ from adam_jax.averaging import average_params, averaged_params
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.compiler import compiler_options
 from adam_jax.diagnostics import memory
-from adam_jax.row_gradients import lookup, value_and_row_grad
 from adam_jax.optimizers.adabelief import adabelief, scale_by_belief
 from adam_jax.optimizers.adam import adam, adamw, scale_by_adam
 from adam_jax.optimizers.adam_atan2 import adam_atan2
@@ -25,6 +24,7 @@ from adam_jax.optimizers.radam import radam, radamw, scale_by_radam
 from adam_jax.optimizers.stable_adamw import stable_adamw
 from adam_jax.optimizers.yogi import scale_by_yogi, yogi
 from adam_jax.precision import kahan_summation, master_weights, stochastic_rounding
+from adam_jax.row_gradients import lookup, value_and_row_grad
 from adam_jax.rows import Rows
 from adam_jax.rule import Moment, Rule
 from adam_jax.services.accumulate import accumulate

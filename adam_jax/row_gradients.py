@@ -2,9 +2,10 @@
 
     rows = stop_gradient(table)[indices] + tap
 
-The gradient of a row is the sum of those of its taps. A tap is an array of zeros, one for each lookup. The loss is differentiated with respect to the taps
-and to all parameters that are no tables. How many there are, and of what shapes, is found by
-tracing the loss once without computing anything.
+The gradient of a row is the sum of those of its taps. A tap is an array of zeros, one for each
+lookup. The loss is differentiated with respect to the taps, and to all parameters that are no
+tables. How many taps there are, and of what shapes, is found by tracing the loss once, without
+computing anything.
 """
 
 from collections.abc import Callable

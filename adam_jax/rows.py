@@ -15,6 +15,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from adam_jax.hyperparameters import brief
 
@@ -197,7 +198,15 @@ def gathered(table: chex.ArrayTree, rows: Rows) -> Any:
 
 def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
     """The table with new rows, which are distinct; padding is dropped."""
-    return jax.tree.map(lambda x, y: x.at[rows.indices].set(y, mode="drop"), table, new)
+
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize >= 4:
+            return x.at[rows.indices].set(y, mode="drop")
+        # Few bits as integers: on CPUs XLA would make the whole table float32, and back.
+        bits, row = (lax.bitcast_convert_type(z, f"uint{8 * x.dtype.itemsize}") for z in (x, y))
+        return lax.bitcast_convert_type(bits.at[rows.indices].set(row, mode="drop"), x.dtype)
+
+    return jax.tree.map(one, table, new)
 
 
 # Jitted by itself, so that a step outside of the user's own jit has the same bits.
