@@ -14,10 +14,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 from adam_jax.decay import NO_DECAY, Mask, descent
 from adam_jax.mismatch import require_float, require_mask
-from adam_jax.rows import is_rows
+from adam_jax.rows import gathered, is_rows
 from adam_jax.rules.adam import Adam
 from adam_jax.skipped import Rates, column, drift, left
 from adam_jax.states import only
@@ -154,7 +155,8 @@ class Lazy:
         for i, rows in enumerate(part.gradients):
             if not is_rows(rows):
                 continue
-            last = lasts[i].at[rows.indices].get(mode="fill", fill_value=0)
+            # Read before it is overwritten, or XLA would copy all of it.
+            last = lax.optimization_barrier(gathered(lasts[i], rows))
             skipped = jnp.where(rows.indices < rows.size, count - last, 0)
             if self.mode == "exact":
                 p = None if leaves[i] is None else decoded(leaves[i])

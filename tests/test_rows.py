@@ -23,7 +23,7 @@ def everything(path, leaf):
 def rows(indices, size=SIZE, seed=0, scale=1.0):
     values = np.random.default_rng(seed).normal(size=(len(indices), WIDTH)) * scale
     dtype = jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
-    return Rows(jnp.array(indices), jnp.asarray(values, dtype), size)
+    return Rows(jnp.array(indices, jnp.int32), jnp.asarray(values, dtype), size)
 
 
 def dense(given):
@@ -147,7 +147,7 @@ def test_the_contract_over_rows_and_formats(name, catch_up):
     assert jax.eval_shape(tx.init, p) == jax.eval_shape(lambda: state)
     assert jax.tree.structure(steps) == jax.tree.structure(g)
     assert_same_bits(jax.jit(tx.update)(g, state, p), (steps, new))
-    assert_traced_once_and_donated(tx, p, g)
+    assert_traced_once_and_donated(tx, jax.tree.map(jnp.copy, p), g)
     moved = optax.apply_updates(p, steps)["embedding"]
     others = np.array([i for i in range(SIZE) if i not in (1, 3)])
     assert_same_bits(moved[others], p["embedding"][others])
@@ -212,7 +212,7 @@ def test_a_step_has_no_temporary_of_the_tables_size():
         compiled = jax.jit(step, donate_argnums=(0, 1)).lower(*arguments).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries(step) < size * WIDTH
+    assert temporaries(step) < size  # bytes: not a number for each row
     # The twin: the whole gradient, kept.
     assert (
         temporaries(lambda p, s, i: (jax.grad(loss)(p, i)["embedding"][::-1].cumsum(0)[0], s))

@@ -68,7 +68,9 @@ def with_metrics(
     of larger leaves they see a sample, 256 to 2048 entries of each.
 
     What is divided by 0 is 0, so of finite gradients all is finite; what is not finite is seen in
-    the norms. Leaves without a gradient do not count, nor do rows of a table that `Rows` leave out. Inside ``shard_map`` all is a shard's own.
+    the norms.
+    Leaves without a gradient do not count, nor do rows of a table that `Rows` leave out. Inside
+    ``shard_map`` all is a shard's own.
 
     Args:
       inner: any Optax transformation. What is outside of it is not seen: wrap the whole chain.

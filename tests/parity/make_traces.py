@@ -22,7 +22,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from traces import DTYPES, FOLDER, Case, Traces, difference, join, load, save, split
+from traces import (
+    DTYPES,
+    FOLDER,
+    Case,
+    Traces,
+    as_rows,
+    difference,
+    join,
+    load,
+    save,
+    split,
+    touched,
+)
 
 SEED = 2026
 SHAPES: dict[str, list[int]] = {"w": [4, 3], "b": [5], "s": []}
@@ -58,6 +70,7 @@ TORCH = {
     ),
     "Adamax": Case("Adamax", {"lr": 0.01, "eps": 1e-3}),
     "Adamax-l2": Case("Adamax", {"weight_decay": 0.01}),
+    "SparseAdam": Case("SparseAdam", {"lr": 0.01}),
 }
 KERAS = {
     "Adam": Case("Adam", {}),
@@ -106,17 +119,33 @@ def run_torch(
 
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, dtype))
-    leaves = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in params.items()}
-    optimizer = getattr(torch.optim, case.optimizer)(
-        leaves.values(), foreach=False, **case.arguments
+    leaves = {
+        name: torch.nn.Parameter(torch.tensor(x if case.optimizer != "SparseAdam" else as_rows(x)))
+        for name, x in params.items()
+    }
+    if case.optimizer == "SparseAdam":
+        gradients = {name: np.stack([as_rows(g) for g in x]) for name, x in gradients.items()}
+    arguments = (
+        case.arguments if case.optimizer == "SparseAdam" else {**case.arguments, "foreach": False}
     )
+    optimizer = getattr(torch.optim, case.optimizer)(leaves.values(), **arguments)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, case.schedule)
     for t in range(STEPS):
         for name, leaf in leaves.items():
             leaf.grad = torch.tensor(np.asarray(gradients[name][t]))
+            if case.optimizer == "SparseAdam":
+                indices = torch.tensor(touched(t, len(leaf)))[None]
+                # Each row in two halves, which PyTorch sums.
+                halves = leaf.grad[indices[0]] / 2
+                leaf.grad = torch.sparse_coo_tensor(
+                    torch.cat([indices, indices], 1), torch.cat([halves, halves]), leaf.shape
+                )
         optimizer.step()
         schedule.step()
-        yield {name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}
+        yield {
+            name: leaf.detach().numpy().reshape(params[name].shape).copy()
+            for name, leaf in leaves.items()
+        }
 
 
 def run_keras(
