@@ -31,7 +31,8 @@ def lazy_adam(
     """Adam, whose step costs the rows that it touches, and not the table.
 
     A gradient of a table is `Rows`, as `value_and_row_grad` makes them, and so is then its update,
-    which `optax.apply_updates` adds in place where the step is donated. Other rows, and their
+    which `optax.apply_updates` adds in place where the step is donated (on CPUs with
+    `compiler_options`, or 4 bytes a row are copied). Other rows, and their
     moments, stay as they are to the bit. An array is a gradient of all rows. All else beside
     tables is stepped as by `adam` or `adamw`.
 
