@@ -26,6 +26,7 @@ from adam_jax.optimizers.adopt import adopt, adoptw, scale_by_adopt
 from adam_jax.optimizers.amsgrad import amsgrad, amsgradw, scale_by_amsgrad
 from adam_jax.optimizers.lamb import lamb
 from adam_jax.optimizers.laprop import laprop
+from adam_jax.optimizers.lazy_adam import lazy_adam
 from adam_jax.optimizers.lion import lion, scale_by_lion
 from adam_jax.optimizers.mars import mars
 from adam_jax.optimizers.nadam import nadam, nadamw
@@ -33,6 +34,8 @@ from adam_jax.optimizers.radam import radam, radamw, scale_by_radam
 from adam_jax.optimizers.stable_adamw import stable_adamw
 from adam_jax.optimizers.yogi import scale_by_yogi, yogi
 from adam_jax.precision import kahan_summation, master_weights, stochastic_rounding
+from adam_jax.row_gradients import lookup, value_and_row_grad
+from adam_jax.rows import Rows
 from adam_jax.rule import Moment, Rule
 from adam_jax.services.accumulate import accumulate
 from adam_jax.services.by_path import by_path
@@ -49,6 +52,7 @@ from adam_jax.wrappers.grams import grams
 __all__ = [
     "FREEZE",
     "Moment",
+    "Rows",
     "Rule",
     "Scale",
     "accumulate",
@@ -81,11 +85,13 @@ __all__ = [
     "kahan_summation",
     "lamb",
     "laprop",
+    "lazy_adam",
     "leaves",
     "lift",
     "like_keras",
     "like_torch",
     "lion",
+    "lookup",
     "mars",
     "master_weights",
     "memory",
@@ -112,6 +118,7 @@ __all__ = [
     "stochastic_rounding",
     "storage",
     "train_step",
+    "value_and_row_grad",
     "with_hyperparameters",
     "with_metrics",
     "yogi",

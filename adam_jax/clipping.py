@@ -15,6 +15,7 @@ from jax import lax
 
 from adam_jax.hyperparameters import Scalar, nonnegative
 from adam_jax.norms import given_norm, precision
+from adam_jax.rows import map_values, summed
 from adam_jax.storage.native import narrow
 
 
@@ -75,7 +76,8 @@ def clip_by_global_norm(max_norm: Scalar) -> optax.GradientTransformationExtraAr
     ) -> tuple[optax.Updates, ClipByGlobalNormState]:
         del params, extra_args
         norm = given_norm(grad_norm, updates, precision([state.norm, updates]))
-        clipped = jax.tree.map(partial(_clip, norm, jnp.asarray(limit, norm.dtype)), updates)
+        clip = partial(_clip, norm, jnp.asarray(limit, norm.dtype))
+        clipped = map_values(clip, summed(updates))
         return clipped, ClipByGlobalNormState(narrow(norm, state.norm.dtype))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -60,7 +60,7 @@ def require_like_state(
         raise TypeError(f"state must be {rule.State.__name__}, got {type(state).__name__}")
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates)
     moments = [getattr(state, field) for field in rule.moments]
-    columns = [_flatten_like(leaves, treedef, moment, "the state") for moment in moments]
+    columns = [flatten_like(leaves, treedef, moment, "the state") for moment in moments]
     rows = list(zip(*columns, strict=True)) if columns else [()] * len(leaves)
     found = []
     for (path, g), row, wanted in zip(leaves, rows, formats, strict=True):
@@ -106,7 +106,7 @@ def require_gradients(updates: optax.Updates, params: optax.Params | None) -> No
             _require_inexact(name, g)
     if params is None:
         return
-    found = _flatten_like(leaves, treedef, params, "the parameters")
+    found = flatten_like(leaves, treedef, params, "the parameters")
     for name, (_, g), p in zip(names, leaves, found, strict=True):
         if g is not None:
             _require_shape(name, g, p, "the parameter has")
@@ -189,7 +189,7 @@ def match_low_precision(
     return treedef, rows
 
 
-def _flatten_like(leaves: list[tuple[Any, Any]], treedef: Any, tree: Any, whose: str) -> list[Any]:
+def flatten_like(leaves: list[tuple[Any, Any]], treedef: Any, tree: Any, whose: str) -> list[Any]:
     """What ``tree`` holds for each of the gradients, whose leaves and structure are given."""
     try:
         found = list(treedef.flatten_up_to(tree))

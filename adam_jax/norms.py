@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from adam_jax.hyperparameters import brief
+from adam_jax.rows import values_of
 from adam_jax.rule import inner_product, root, safe_divide, square
 from adam_jax.storage.native import cast
 
@@ -29,7 +30,8 @@ def global_norm(tree: chex.ArrayTree) -> jax.Array:
     ``shard_map`` it is the norm of what a shard holds: add up its squares over the axes.
 
     Args:
-      tree: of arrays of any dtypes and shapes; ``None`` is no leaf.
+      tree: of arrays of any dtypes and shapes, or of `adam_jax.Rows`, whose duplicates are summed
+        first; ``None`` is no leaf.
 
     Returns:
       A float32 scalar, float64 where a leaf is (or complex128). 0 where there are no leaves.
@@ -41,7 +43,7 @@ def global_norm(tree: chex.ArrayTree) -> jax.Array:
       >>> f"{global_norm(jnp.array([3e30, 4e30])):.4g}"  # the squares are infinite
       '5e+30'
     """
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(values_of(tree))]
     dtype = precision(leaves)
     if not leaves:
         return jnp.zeros([], dtype)

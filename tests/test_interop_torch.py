@@ -16,6 +16,7 @@ from adam_jax.interop.torch import from_torch, to_torch
 
 # One array, for which a run compiles in a third of the time of three.
 TRACES = load(FOLDER / "torch.npz").first_array()
+CASES = [name for name in TRACES.cases if name != "SparseAdam"]  # its arrays are rows
 AT = TRACES.about["states"]["at"]
 NAMES = {"w": 0}
 # Of every entry, at every recorded step of the next 100, relative to itself.
@@ -56,12 +57,12 @@ def in_float32(case):
     return going_on(case, "float32")
 
 
-@pytest.mark.parametrize("case", TRACES.cases)
+@pytest.mark.parametrize("case", CASES)
 def test_a_run_goes_on_in_float64(case):
     assert difference(*going_on(case, "float64")) <= BOUND["float64"]
 
 
-@pytest.mark.parametrize("case", TRACES.cases)
+@pytest.mark.parametrize("case", CASES)
 def test_a_run_goes_on_in_float32(case):
     bound = 2.5 if case in ROUNDED else 1
     assert difference(*in_float32(case)) <= bound * BOUND["float32"]
@@ -108,7 +109,7 @@ def test_another_maximum_would_be_found():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", TRACES.cases)
+@pytest.mark.parametrize("case", CASES)
 def test_what_moved_in_moves_out(case, dtype):
     moving = state_dict(case, dtype)
     with configured({"jax_enable_x64": dtype == "float64"}):

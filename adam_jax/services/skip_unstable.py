@@ -18,6 +18,7 @@ import optax
 
 from adam_jax.hyperparameters import Scalar, number, one_of, optional_steps, transformation, whole
 from adam_jax.norms import given_norm, precision, real_scalar
+from adam_jax.rows import map_values
 from adam_jax.states import choose, only
 from adam_jax.storage.native import narrow
 
@@ -142,7 +143,7 @@ def skip_unstable(
         if most is not None and not gives_in:
             exhausted = exhausted | (in_row >= most)
         steps, new = inner.update(updates, state.inner_state, params, **extra_args)
-        steps = jax.tree.map(partial(_or_nothing, takes), steps)
+        steps = map_values(partial(_or_nothing, takes), steps)
         new = choose(takes, new, state.inner_state)
         return steps, SkipUnstableState(new, in_row, total, norm, norms, values, exhausted)
 

@@ -19,6 +19,7 @@ import optax
 from adam_jax.hyperparameters import Scalar, brief, flag, transformation, whole
 from adam_jax.leaves import Predicate, path_name
 from adam_jax.mismatch import require_gradients
+from adam_jax.rows import Rows, gathered, is_rows, rows_of, values_of
 from adam_jax.rule import divides
 from adam_jax.rules.adam import Adam
 from adam_jax.services.measures import Metrics, Row, at_rest, measure, nothing
@@ -67,8 +68,9 @@ def with_metrics(
     of larger leaves they see a sample, 256 to 2048 entries of each.
 
     What is divided by 0 is 0, so of finite gradients all is finite; what is not finite is seen in
-    the norms. Leaves without a gradient do not count. Inside ``shard_map`` all is a shard's own,
-    and JAX's types say so after the first step only: there ``every`` is 1, and no scan of steps.
+    the norms. Leaves without a gradient do not count, nor do rows of a table that `Rows` leave out.
+    Inside ``shard_map`` all is a shard's own, and JAX's types say so after the first step only:
+    there ``every`` is 1, and no scan of steps.
 
     Args:
       inner: any Optax transformation. What is outside of it is not seen: wrap the whole chain.
@@ -121,7 +123,9 @@ def with_metrics(
     ) -> tuple[optax.Updates, MetricsState]:
         if params is None:
             raise ValueError("with_metrics needs `params`: update(updates, state, params)")
-        require_gradients(updates, params)
+        require_gradients(values_of(updates), rows_of(params, updates))
+        if successive and any(map(is_rows, jax.tree.leaves(updates, is_leaf=is_rows))):
+            raise ValueError("`successive` is of whole arrays; the gradients have Rows")
         if (state.previous is None) is successive:
             raise ValueError("`state` was made with another `successive`")
         steps, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
@@ -176,7 +180,9 @@ def _leaves(
     taken: Predicate, updates: Any, steps: Any, params: Any, previous: Any, inner_state: Any
 ) -> tuple[list[str | None], list[Row]]:
     """The leaves that have a gradient, with their names where these are for metrics."""
-    leaves: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(updates, lambda x: x is None)
+    leaves: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(
+        updates, lambda x: x is None or is_rows(x)
+    )
     flat, treedef = leaves
     before = [None] * len(flat) if previous is None else treedef.flatten_up_to(previous)
     each = (treedef.flatten_up_to(tree) for tree in (steps, params))
@@ -184,15 +190,24 @@ def _leaves(
     names, rows = [], []
     for (path, g), u, p, v in zip(flat, *each, before, strict=True):
         if g is not None:
-            leaf = jax.ShapeDtypeStruct(jnp.shape(g), jnp.result_type(g))
+            shape = g.shape if is_rows(g) else jnp.shape(g)
+            leaf = jax.ShapeDtypeStruct(shape, jnp.result_type(g.values if is_rows(g) else g))
             both, t = moments.get(jax.tree_util.keystr(path), (None, None))
             both = both if _fits(both, leaf) else None
             names.append(path_name(path) if taken(path, leaf) else None)
+            if is_rows(g):
+                g, u, p, both = _touched(g, u, p, both)  # noqa: PLW2901
             rows.append(Row(jnp.asarray(g), u, p, v, both, t))
     for name, following in pairwise(sorted(filter(None, names))):
         if name == following:
             raise ValueError(f"two leaves have the path {name!r}, by which metrics are named")
     return names, rows
+
+
+def _touched(g: Rows, u: Rows, p: Any, moments: Any) -> tuple[Any, Any, Any, Any]:
+    """Of a table all that there is of the rows that a step touches."""
+    rows, steps = g.summed(), u.summed()
+    return rows.values, steps.values, gathered(jnp.asarray(p), rows), gathered(moments, rows)
 
 
 def _require_names(state: MetricsState, names: Sequence[str | None], updates: Any) -> None:

@@ -58,6 +58,20 @@ def written(stored: Stored, x: jax.Array, where: jax.Array) -> Stored:
     return jnp.where(where, encoded(stored, x), stored)
 
 
+def scaled(stored: Stored, factor: jax.Array) -> Stored:
+    """What ``stored`` is, times a factor from 0 to 1 for each row; of blocks the codes stay.
+
+    Arrays of few bits are rounded to nearest.
+
+    Args:
+      stored: an array or `Blocks`, whose blocks lie within rows.
+      factor: of its first axis' size, and as many axes.
+    """
+    if isinstance(stored, Blocks):
+        return dataclasses.replace(stored, scales=stored.scales * factor)
+    return (decoded(stored) * factor).astype(stored.dtype)
+
+
 def enlarged(stored: Stored, like: Stored) -> Stored | None:
     """What ``stored`` is in the corner of a larger ``like``, to be written elsewhere.
 

@@ -24,7 +24,19 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 from framework_states import State, keras_state, state_difference, torch_state
-from traces import DTYPES, FOLDER, Case, Traces, difference, join, load, save, split
+from traces import (
+    DTYPES,
+    FOLDER,
+    Case,
+    Traces,
+    as_rows,
+    difference,
+    join,
+    load,
+    save,
+    split,
+    touched,
+)
 
 # The parameters, and what gives the state.
 Step: TypeAlias = tuple[dict[str, Any], Callable[[], State]]
@@ -64,6 +76,7 @@ TORCH = {
     ),
     "Adamax": Case("Adamax", {"lr": 0.01, "eps": 1e-3}),
     "Adamax-l2": Case("Adamax", {"weight_decay": 0.01}),
+    "SparseAdam": Case("SparseAdam", {"lr": 0.01}),
 }
 KERAS = {
     "Adam": Case("Adam", {}),
@@ -112,17 +125,33 @@ def run_torch(
 
     torch.set_num_threads(1)
     torch.set_default_dtype(getattr(torch, dtype))
-    leaves = {name: torch.nn.Parameter(torch.tensor(x)) for name, x in params.items()}
-    optimizer = getattr(torch.optim, case.optimizer)(
-        leaves.values(), foreach=False, **case.arguments
+    leaves = {
+        name: torch.nn.Parameter(torch.tensor(x if case.optimizer != "SparseAdam" else as_rows(x)))
+        for name, x in params.items()
+    }
+    if case.optimizer == "SparseAdam":
+        gradients = {name: np.stack([as_rows(g) for g in x]) for name, x in gradients.items()}
+    arguments = (
+        case.arguments if case.optimizer == "SparseAdam" else {**case.arguments, "foreach": False}
     )
+    optimizer = getattr(torch.optim, case.optimizer)(leaves.values(), **arguments)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, case.schedule)
     for t in range(STEPS):
         for name, leaf in leaves.items():
             leaf.grad = torch.tensor(np.asarray(gradients[name][t]))
+            if case.optimizer == "SparseAdam":
+                indices = torch.tensor(touched(t, len(leaf)))[None]
+                # Each row in two halves, which PyTorch sums.
+                halves = leaf.grad[indices[0]] / 2
+                leaf.grad = torch.sparse_coo_tensor(
+                    torch.cat([indices, indices], 1), torch.cat([halves, halves]), leaf.shape
+                )
         optimizer.step()
         schedule.step()
-        now = {name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}
+        now = {
+            name: leaf.detach().numpy().reshape(params[name].shape).copy()
+            for name, leaf in leaves.items()
+        }
         yield now, partial(torch_state, optimizer, list(leaves))
 
 

@@ -112,6 +112,17 @@ def join(tree: dict[str, Any], shapes: dict[str, list[int]]) -> np.ndarray:
     return np.concatenate([x.reshape((*lead, -1)) for x in parts], axis=-1)
 
 
+def touched(t: int, rows: int) -> list[int]:
+    """Which rows of an array have a gradient in a step, from 0: at random, but one at least."""
+    some = np.random.default_rng(t).random(rows) < 0.4
+    return [row for row in range(rows) if some[row] or row == t % rows]
+
+
+def as_rows(x: Any) -> np.ndarray:
+    """An array of rows; a number is one."""
+    return np.atleast_1d(np.asarray(x))
+
+
 def difference(actual: np.ndarray, desired: np.ndarray) -> float:
     """The largest relative difference of any entry of any array at any recorded step."""
     assert actual.dtype == desired.dtype

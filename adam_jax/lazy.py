@@ -1,0 +1,247 @@
+"""How Adam steps on touched rows alone: what `adam_jax.lazy_adam` is made of.
+
+    rows of the state -> as of the last step -> Adam -> back into the state
+
+The step between is that of `adam_jax.adam`, or `adamw`, on what is taken out of the tables.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from adam_jax.decay import NO_DECAY, Mask, descent
+from adam_jax.mismatch import require_float, require_mask
+from adam_jax.rows import gathered, is_rows
+from adam_jax.rules.adam import Adam
+from adam_jax.skipped import Rates, column, drift, left
+from adam_jax.states import only
+from adam_jax.storage import Choice
+from adam_jax.storage.at_rest import decoded, is_writable, scaled
+from adam_jax.tables import Shapes, Touched, by_rows, requested, require_stored_by_rows, touched
+from adam_jax.transform import full_beside, lift
+
+_keystr = jax.tree_util.keystr
+
+
+class LazyAdamState(NamedTuple):
+    """The state of `lazy_adam`.
+
+    Attributes:
+      inner_state: Adam's own, of whole tables.
+      last: for each table the last step of each of its rows, int32; ``None`` for what is no table.
+    """
+
+    inner_state: Any
+    last: Any
+
+
+class LazyAdam(optax.GradientTransformationExtraArgs):  # type: ignore[misc]
+    """What `lazy_adam` returns: an Optax transformation that can also catch up.
+
+    Attributes:
+      catch_up: ``catch_up(params, state, indices=None) -> (params, state)``: as if the steps that
+        these rows have skipped had been taken. ``state`` is its own, or one that has it inside, as
+        that of a chain. ``indices`` is a tree like the parameters, of integers of any shape for a
+        table and ``None`` for the rest; ``None`` for all rows of all tables.
+    """
+
+    catch_up: Callable[..., tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, lazy: "Lazy") -> Self:
+        """The transformation that steps so."""
+        tx: Self = cls(lazy.init, lazy.update)
+        tx.catch_up = lazy.catch_up
+        return tx
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """The arguments of `lazy_adam`, checked."""
+
+    rule: Adam
+    rates: Rates
+    mask: Mask
+    choices: tuple[Choice, Choice]
+    seed: Any
+    mode: str
+    is_table: Callable[[Any, Any], bool]
+
+    def __post_init__(self) -> None:
+        self._adam({})  # for its checks
+
+    def init(self, params: optax.Params) -> LazyAdamState:
+        """Adam's state, and a counter for each row."""
+        require_float(params)
+        last = jax.tree_util.tree_map_with_path(partial(_never, self.is_table), params)
+        leaves, treedef = _flatten(params)
+        tables = treedef.flatten_up_to(last)
+        shapes = {
+            _keystr(path): jnp.shape(leaf)
+            for (path, leaf), counts in zip(leaves, tables, strict=True)
+            if counts is not None
+        }
+        inner_state = self._adam(shapes).init(params)
+        for moments in _moments(inner_state):
+            pairs = zip(leaves, treedef.flatten_up_to(moments), strict=True)
+            for (path, _), each in pairs:
+                if _keystr(path) in shapes:
+                    scales = self.mode == "none" or is_writable(each)
+                    require_stored_by_rows(path, shapes[_keystr(path)], each, scales)
+        return LazyAdamState(inner_state, last)
+
+    def update(
+        self, updates: optax.Updates, state: Any, params: Any = None, **extra_args: Any
+    ) -> tuple[optax.Updates, LazyAdamState]:
+        """Adam's step on what is touched, after it has caught up."""
+        if getattr(state, "_fields", None) != LazyAdamState._fields:
+            raise TypeError(f"state must be LazyAdamState, got {type(state).__name__}")
+        tables = _moments(state.inner_state)
+        part = touched(updates, tables[0], state.last)
+        if params is None and self.rates.weight_decay is not None:
+            raise ValueError("lazy_adam needs `params` to decay: update(updates, state, params)")
+        leaves = [None] * len(part.leaves)
+        if params is not None:
+            leaves = part.take(params, "the parameters")
+        moments, ways = self._caught_up(part, tables, leaves, state)
+        with jax.numpy_dtype_promotion("standard"):
+            now = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
+            small = None if params is None else part.treedef.unflatten(now)
+            before = _with_moments(state.inner_state, map(part.treedef.unflatten, moments))
+            stepped = self._adam(part.shapes).update(part.values(), before, small, **extra_args)
+            steps = part.treedef.flatten_up_to(stepped[0])
+            steps = [u if way is None else u + way for u, way in zip(steps, ways, strict=True)]
+        new = [part.treedef.flatten_up_to(x) for x in _moments(stepped[1])]
+        whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
+        inner_state = _with_moments(stepped[1], whole)
+        last = part.put(state.last, _all_at(part, _count(inner_state)))
+        return part.like_given(steps), LazyAdamState(inner_state, last)
+
+    def catch_up(
+        self, params: optax.Params, state: Any, indices: Any = None
+    ) -> tuple[optax.Params, Any]:
+        """As if the steps that these rows have skipped had been taken."""
+        lazy = only(state, LazyAdamState, "lazy_adam")
+        if self.mode == "none":
+            return params, state
+        part, tables = requested(params, lazy.last, indices), _moments(lazy.inner_state)
+        leaves = part.take(params)
+        new, ways = self._caught_up(part, tables, leaves, lazy)
+        with jax.numpy_dtype_promotion("standard"):
+            moved = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
+        moved = [x.astype(p.dtype) for p, x in zip(leaves, moved, strict=True)]
+        whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
+        last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
+        caught_up = LazyAdamState(_with_moments(lazy.inner_state, whole), last)
+        return part.put(params, moved), _replaced(state, LazyAdamState, caught_up)
+
+    def _caught_up(
+        self, part: Touched, tables: Sequence[Any], leaves: Sequence[Any], state: LazyAdamState
+    ) -> tuple[list[list[Any]], list[Any]]:
+        """The moments of what is touched as of the last step, and how far parameters have moved."""
+        mus, nus = [part.take(x) for x in tables]
+        ways: list[Any] = [None] * len(mus)
+        if self.mode == "none":
+            return [mus, nus], ways
+        count, lasts = _count(state.inner_state), part.treedef.flatten_up_to(state.last)
+        masked = _masked(self.mask, part)
+        for i, rows in enumerate(part.gradients):
+            if not is_rows(rows):
+                continue
+            # Read before it is overwritten, or XLA would copy all of it.
+            last = lax.optimization_barrier(gathered(lasts[i], rows))
+            skipped = jnp.where(rows.indices < rows.size, count - last, 0)
+            if self.mode == "exact":
+                p = None if leaves[i] is None else decoded(leaves[i])
+                rates = self.rates if masked[i] else Rates(self.rates.learning_rate, None)
+                both = decoded(mus[i]), decoded(nus[i])
+                ways[i] = drift(self.rule, rates, p, *both, last, skipped)
+            mus[i] = _decayed(mus[i], self.rule.b1, skipped)
+            nus[i] = _decayed(nus[i], self.rule.b2, skipped)
+        return [mus, nus], ways
+
+    def _adam(self, shapes: Shapes) -> optax.GradientTransformationExtraArgs:
+        """Adam on parts of tables of these shapes."""
+        direction = lift(self.rule, *[by_rows(x, shapes) for x in self.choices], seed=self.seed)
+        decay = self.rates.weight_decay
+        return descent(
+            direction, self.rates.learning_rate, NO_DECAY if decay is None else decay, self.mask
+        )
+
+
+def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array | None:
+    """A counter for each row of a table; ``None`` for what is none."""
+    leaf = jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p))
+    if not is_table(path, leaf):
+        return None
+    if not leaf.shape:
+        raise ValueError(f"params{_keystr(path)} has no rows; `tables` takes it for a table")
+    if 0 in leaf.shape:
+        return jnp.zeros(leaf.shape[0], jnp.int32)
+    counter: jax.Array = full_beside(p[:, *[0] * (len(leaf.shape) - 1)], 0, jnp.int32)
+    return counter
+
+
+def _decayed(stored: Any, b: Any, skipped: jax.Array) -> Any:
+    """A moment's rows after the steps that they have skipped."""
+    factor = left(b, skipped, jnp.result_type(decoded(stored).real))
+    return scaled(stored, column(factor, len(stored.shape)))
+
+
+def _sum(p: Any, way: Any) -> Any:
+    """Parameters, moved; in float32 or wider where they have."""
+    return p if p is None or way is None else decoded(p) + way
+
+
+def _all_at(part: Touched, count: jax.Array) -> list[Any]:
+    """The counters of what is touched, at this step."""
+    return [
+        jnp.broadcast_to(count, g.indices.shape) if is_rows(g) else None for g in part.gradients
+    ]
+
+
+def _masked(mask: Mask, part: Touched) -> list[bool]:
+    """Whether each leaf decays."""
+    tree = part.treedef.unflatten([x for _, x in part.leaves])
+    chosen = mask(tree) if callable(mask) else mask
+    if chosen is None:
+        return [True] * len(part.leaves)
+    require_mask(chosen, tree)
+    flat, treedef = _flatten(chosen)
+    pairs = zip(flat, treedef.flatten_up_to(tree), strict=True)
+    return [x for (_, x), sub in pairs for _ in jax.tree.leaves(sub, is_leaf=is_rows)]
+
+
+def _flatten(tree: chex.ArrayTree) -> tuple[list[tuple[Any, Any]], Any]:
+    flat: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(tree)
+    return flat
+
+
+def _moments(state: chex.ArrayTree) -> tuple[Any, Any]:
+    adam = only(state, optax.ScaleByAdamState, "scale_by_adam")
+    return adam.mu, adam.nu
+
+
+def _count(state: chex.ArrayTree) -> jax.Array:
+    count: jax.Array = only(state, optax.ScaleByAdamState, "scale_by_adam").count
+    return count
+
+
+def _with_moments(state: chex.ArrayTree, moments: Any) -> Any:
+    mu, nu = moments
+    adam = only(state, optax.ScaleByAdamState, "scale_by_adam")
+    return _replaced(state, optax.ScaleByAdamState, adam._replace(mu=mu, nu=nu))
+
+
+def _replaced(state: chex.ArrayTree, kind: type[Any], new: Any) -> Any:
+    """A state with another one in the place of the only one of its kind."""
+    return jax.tree.map(
+        lambda x: new if isinstance(x, kind) else x, state, is_leaf=lambda x: isinstance(x, kind)
+    )

@@ -1,0 +1,227 @@
+"""Rows of tables: what stands for a gradient or an update that is 0 but in a few rows.
+
+    table + Rows(indices, values) = table, but with values added to its rows of these indices
+
+An embedding of a million rows has, in a step, a gradient in some thousands of them. `Rows` holds
+those alone, so that nothing the size of the table is made, read or written.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from adam_jax.hyperparameters import brief
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a table of shape (size, ...), which is 0 in all others.
+
+    ``table + rows`` adds them, so that `optax.apply_updates` does, in the place of the table where
+    that is donated. In a tree it is one node in an array's place; those who take such trees here
+    are `lazy_adam`, `clip_by_global_norm`, `skip_unstable`, `with_metrics` and
+    `adam_jax.norms.global_norm`. Optax's transformations would scale indices too: give them
+    `optax.partition`'s other leaves, and the learning rate to `lazy_adam`.
+
+    The index ``size`` is padding: such rows are dropped, whatever their values are. So is any other
+    that is out of range, -1 too, where it is traced; where it is known it is an error.
+
+    Attributes:
+      indices: integers of shape (k,), in any order.
+      values: of shape (k, ...), floating or complex.
+      size: how many rows the table has.
+      distinct: whether no row is there twice, and what is padding is 0. Of two of one index the
+        sum counts.
+
+    Raises:
+      IndexError: an index is known, and neither a row nor padding.
+      ValueError: there are not as many indices as values.
+      TypeError: indices are no integers.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> rows = Rows(jnp.array([2, 0, 2, 3]), jnp.ones((4, 2)), size=3)
+      >>> print(optax.apply_updates(jnp.zeros((3, 2)), rows))
+      [[1. 1.]
+       [0. 0.]
+       [2. 2.]]
+    """
+
+    indices: jax.Array
+    values: jax.Array
+    size: int = field(metadata={"static": True})
+    distinct: bool = field(default=False, metadata={"static": True})
+
+    #: NumPy's arrays leave the sum to us.
+    __array_ufunc__ = None
+
+    def __post_init__(self) -> None:
+        # JAX unflattens with placeholders too.
+        if not all(hasattr(x, "shape") and hasattr(x, "dtype") for x in self._parts()):
+            return
+        if isinstance(self.indices, np.ndarray | jax.Array):
+            require_rows("Rows", self)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The table's."""
+        return (self.size, *self.values.shape[1:])
+
+    @property
+    def dtype(self) -> Any:
+        """The values'."""
+        return self.values.dtype
+
+    def summed(self) -> "Rows":
+        """The same with each index once, ascending; its values the sum, and after them padding."""
+        if self.distinct:
+            return self
+        indices, values = _summed(self.size, self.indices, self.values)
+        return Rows(indices, values, self.size, distinct=True)
+
+    def like(self, values: jax.Array, rows: "Rows") -> "Rows":
+        """``values`` at the indices of ``rows``, which are distinct; a node like this one."""
+        return Rows(rows.indices, values, self.size, self.distinct)
+
+    def __radd__(self, table: Any) -> jax.Array:
+        table, rows = jnp.asarray(table), self.summed()
+        if table.shape != self.shape:
+            raise ValueError(f"rows of a table {self.shape} cannot be added to one {table.shape}")
+        with jax.numpy_dtype_promotion("standard"):
+            # In the wider dtype, and rounded once, as `optax.apply_updates` does with arrays.
+            new = gathered(table, rows) + rows.values
+        sum_: jax.Array = scattered(table, rows, new.astype(table.dtype))
+        return sum_
+
+    def _parts(self) -> tuple[Any, Any]:
+        return self.indices, self.values
+
+
+def is_rows(x: Any) -> bool:
+    """Whether it is `Rows`: for ``is_leaf`` of `jax.tree.map`."""
+    return isinstance(x, Rows)
+
+
+def require_rows(name: str, rows: Rows) -> None:
+    """Check that rows are of a table's.
+
+    Raises:
+      IndexError: an index is known, and neither a row nor padding.
+      ValueError: there are not as many indices as values.
+      TypeError: indices are no integers.
+
+    >>> require_rows("Rows", Rows(np.array([0, -1]), np.zeros((2, 4)), size=3))
+    Traceback (most recent call last):
+    IndexError: Rows: indices must be in [0, 3), or 3 for padding, got -1 at position 1
+    """
+    indices, values = rows._parts()
+    if not jnp.issubdtype(indices.dtype, jnp.integer):
+        raise TypeError(f"{name}: indices must be integers, got {brief(indices)}")
+    if indices.ndim != 1 or values.shape[:1] != indices.shape:
+        found = f"{brief(indices)} and {brief(values)}"
+        raise ValueError(f"{name}: indices (k,) and values (k, ...) must be as many, got {found}")
+    require_in_range(name, indices, rows.size)
+
+
+def require_in_range(name: str, indices: Any, size: int) -> None:
+    """Check indices that are known: each is a row, or padding.
+
+    Raises:
+      IndexError: one is not, the first of which the error names.
+    """
+    if isinstance(indices, jax.core.Tracer) or not getattr(indices, "is_fully_addressable", True):
+        return
+    known = np.asarray(indices)
+    wrong = (known < 0) | (known > size)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        at = ", ".join(map(str, place))
+        rule = f"indices must be in [0, {size}), or {size} for padding"
+        raise IndexError(f"{name}: {rule}, got {known[tuple(place)]} at position {at}")
+
+
+def map_values(f: Callable[..., Any], tree: chex.ArrayTree, *rest: chex.ArrayTree) -> Any:
+    """`jax.tree.map`, to which `Rows` are one leaf: ``f`` is given their values, and changes them.
+
+    >>> rows = Rows(np.array([1, 3]), np.ones((2, 1)), size=4)
+    >>> map_values(lambda x: 5 * x, {"table": rows})["table"].indices
+    array([1, 3])
+    """
+
+    def one(x: Any, *others: Any) -> Any:
+        if not is_rows(x):
+            return f(x, *others)
+        values = f(x.values, *[y.values if is_rows(y) else y for y in others])
+        return Rows(x.indices, values, x.size, x.distinct)
+
+    return jax.tree.map(one, tree, *rest, is_leaf=is_rows)
+
+
+def summed(tree: chex.ArrayTree) -> Any:
+    """The tree with the duplicates in its `Rows` summed; their structure stays as it is."""
+
+    def one(x: Any) -> Any:
+        if not is_rows(x):
+            return x
+        rows = x.summed()
+        return x.like(rows.values, rows)
+
+    return jax.tree.map(one, tree, is_leaf=is_rows)
+
+
+def values_of(tree: chex.ArrayTree) -> Any:
+    """The tree with the values of its `Rows` in their place, duplicates summed, and padding 0."""
+    return jax.tree.map(lambda x: x.summed().values if is_rows(x) else x, tree, is_leaf=is_rows)
+
+
+def rows_of(tree: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
+    """Where ``updates`` have `Rows`, those rows of what ``tree`` has there; else it as it is."""
+
+    def one(u: Any, x: Any) -> Any:
+        return gathered(x, u.summed()) if is_rows(u) else x
+
+    return jax.tree.map(one, updates, tree, is_leaf=lambda x: x is None or is_rows(x))
+
+
+def gathered(table: chex.ArrayTree, rows: Rows) -> Any:
+    """These rows of an array, or of each array of a node; 0 for what is padding."""
+    return jax.tree.map(lambda x: x.at[rows.indices].get(mode="fill", fill_value=0), table)
+
+
+def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
+    """The table with new rows, which are distinct; padding is dropped."""
+
+    def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize >= 4:
+            return x.at[rows.indices].set(y, mode="drop")
+        # Few bits as integers: on CPUs XLA would make the whole table float32, and back.
+        bits, row = (lax.bitcast_convert_type(z, f"uint{8 * x.dtype.itemsize}") for z in (x, y))
+        return lax.bitcast_convert_type(bits.at[rows.indices].set(row, mode="drop"), x.dtype)
+
+    return jax.tree.map(one, table, new)
+
+
+# Jitted by itself, so that a step outside of the user's own jit has the same bits.
+@partial(jax.jit, static_argnums=0)
+def _summed(size: int, indices: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Distinct indices, ascending and then padding, and the sums of their values."""
+    # As wide as the size needs: -1 of eight bits is 255, which could be a row.
+    indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
+    indices = jnp.where((indices < 0) | (indices >= size), size, indices).astype(jnp.int32)
+    order = jnp.argsort(indices)
+    ordered = indices[order]
+    place = jnp.cumsum(jnp.diff(ordered, prepend=-1) != 0) - 1
+    wide = jnp.promote_types(values.dtype, jnp.float32)
+    kept = (ordered < size).reshape(-1, *[1] * (values.ndim - 1))
+    terms = jnp.where(kept, values[order].astype(wide), 0)
+    sums = jnp.zeros_like(terms).at[place].add(terms, indices_are_sorted=True)
+    distinct = jnp.full_like(ordered, size).at[place].set(ordered)
+    return distinct, sums.astype(values.dtype)

@@ -1,0 +1,164 @@
+"""A state's rows, as a small state of its own: taken out of it, and put back.
+
+An optimizer of arrays steps on what is taken out as on any other tree. So its mathematics, its
+formats and its checks are those of the whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from adam_jax.mismatch import flatten_like
+from adam_jax.rows import Rows, gathered, is_rows, require_in_range, require_rows, scattered
+from adam_jax.storage import Blockwise, Choice, Format
+from adam_jax.storage.at_rest import decoded
+from adam_jax.storage.native import Native, narrow
+
+_keystr = jax.tree_util.keystr
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What a step touches of each leaf of a tree of gradients.
+
+    Attributes:
+      treedef: the tree's structure, in which `Rows` are leaves.
+      leaves: the gradients as they came, with their paths.
+      gradients: the gradients; of tables they are `Rows`, distinct, and all of them if need be.
+      shapes: the shape of each table, by its path.
+    """
+
+    treedef: Any
+    leaves: list[tuple[Any, Any]]
+    gradients: list[Any]
+    shapes: Shapes
+
+    def values(self) -> Any:
+        """The gradients of what is touched, in float32 or wider."""
+        values = [g.values if is_rows(g) else g for g in self.gradients]
+        return self.treedef.unflatten([decoded(jnp.asarray(x)) for x in values])
+
+    def take(self, tree: chex.ArrayTree, whose: str = "the state") -> list[Any]:
+        """What is touched of each leaf of a tree of parameters or moments."""
+        found = flatten_like(self.leaves, self.treedef, tree, whose)
+        pairs = zip(self.gradients, found, strict=True)
+        return [gathered(x, g) if is_rows(g) else x for g, x in pairs]
+
+    def put(self, tree: chex.ArrayTree, new: Sequence[Any]) -> Any:
+        """The tree with ``new`` in what is touched."""
+        triples = zip(self.gradients, self.treedef.flatten_up_to(tree), new, strict=True)
+        return self.treedef.unflatten(
+            [scattered(x, g, y) if is_rows(g) else y for g, x, y in triples]
+        )
+
+    def like_given(self, steps: Sequence[Any]) -> Any:
+        """Updates of what is touched, as the gradients came: the same nodes and dtypes."""
+
+        def one(leaf: tuple[Any, Any], g: Any, step: Any) -> Any:
+            step = narrow(step, jnp.result_type(leaf[1]))
+            return leaf[1].like(step, g) if is_rows(leaf[1]) else step
+
+        each = zip(self.leaves, self.gradients, steps, strict=True)
+        return self.treedef.unflatten([one(*x) for x in each])
+
+
+def touched(updates: optax.Updates, moments: chex.ArrayTree, last: chex.ArrayTree) -> Touched:
+    """What gradients touch of a state.
+
+    Args:
+      updates: the gradients, arrays or `Rows`.
+      moments: one tree of moments.
+      last: a tree like it, ``None`` for what is no table.
+
+    Raises:
+      ValueError: trees or shapes differ, or there are `Rows` for what is no table.
+      IndexError: an index is known, and out of range.
+    """
+    flat: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(updates, is_leaf=is_rows)
+    leaves, treedef = flat
+    stored = flatten_like(leaves, treedef, moments, "the state")
+    gradients: list[Any] = []
+    shapes = {}
+    for (path, g), moment, counts in zip(leaves, stored, treedef.flatten_up_to(last), strict=True):
+        name = f"gradient for params{_keystr(path)}"
+        if is_rows(g):
+            if counts is None:
+                raise ValueError(f"{name} is Rows; `tables` of this state does not take that leaf")
+            if g.shape != moment.shape:
+                raise ValueError(
+                    f"{name} has shape {g.shape}; the state was built for {moment.shape}"
+                )
+            require_rows(name, g)
+        if counts is not None:
+            shapes[_keystr(path)] = tuple(moment.shape)
+        whole = counts is not None and not is_rows(g) and jnp.shape(g) == moment.shape
+        gradients.append(all_rows(g) if whole else g.summed() if is_rows(g) else g)
+    return Touched(treedef, leaves, gradients, shapes)
+
+
+def by_rows(choose: Choice, shapes: Shapes) -> Callable[[Any, Any], Format]:
+    """A choice of formats that sees tables of these shapes, whatever part of them is there.
+
+    Their rows are stored apart. So with one column they are float32, where formats in blocks would
+    have blocks of many rows.
+    """
+
+    def chosen(path: Any, leaf: Any) -> Format:
+        shape = shapes.get(_keystr(path))
+        if shape is None:
+            return choose(path, leaf)
+        storage = choose(path, jax.ShapeDtypeStruct(shape, leaf.dtype))
+        if isinstance(storage, Blockwise) and np.prod(shape[1:]) <= 1:
+            return Native()
+        return storage.fit(shape)
+
+    return chosen
+
+
+def require_stored_by_rows(
+    path: Any, shape: tuple[int, ...], stored: Any, scales: bool = True
+) -> None:
+    """Check that a stored moment has a row for each of the table's, and that these can be scaled.
+
+    Raises:
+      TypeError: it has not, or they cannot, as may be with a format of someone else's.
+    """
+    name = f"moments of params{_keystr(path)}"
+    if any(x.shape[:1] != shape[:1] for x in jax.tree.leaves(stored)):
+        raise TypeError(f"{name} are stored otherwise than by rows")
+    if not scales:
+        raise TypeError(f"{name} can only be decayed in a format of `adam_jax.storage`")
+
+
+def requested(params: optax.Params, last: chex.ArrayTree, indices: Any) -> Touched:
+    """The rows of these indices, a tree like the parameters; ``None`` for all of all tables."""
+    flat: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(params)
+    leaves, treedef = flat
+    columns = [treedef.flatten_up_to(last)]
+    columns.append(columns[0] if indices is None else treedef.flatten_up_to(indices))
+    gradients: list[Any] = []
+    for (path, p), counts, wanted in zip(leaves, *columns, strict=True):
+        if wanted is not None and counts is None:
+            raise ValueError(f"`indices`{_keystr(path)}: `tables` does not take that leaf")
+        if wanted is None:
+            gradients.append(None)
+        elif indices is None:
+            gradients.append(all_rows(p))
+        else:
+            chosen = jnp.ravel(jnp.asarray(wanted))
+            require_in_range(f"`indices`{_keystr(path)}", chosen, p.shape[0])
+            gradients.append(Rows(chosen, jnp.zeros((chosen.size, 0)), p.shape[0]).summed())
+    return Touched(treedef, leaves, gradients, {})
+
+
+def all_rows(g: Any) -> Rows:
+    """An array as the rows of a table that are all there."""
+    g = jnp.asarray(g)
+    return Rows(jnp.arange(g.shape[0], dtype=jnp.int32), g, g.shape[0], distinct=True)
