@@ -32,12 +32,14 @@ def x64():
 
 def pytest_addoption(parser):
     parser.addoption("--members", help="a comma list: of the tests by member, only theirs")
-    help_ = "run, and not only trace, each member in each format of blocks, and not in one by turns"
-    parser.addoption("--every-format", action="store_true", help=help_)
+    help_ = (
+        "also what takes long, and each member in each format of blocks, and not in one by turns"
+    )
+    parser.addoption("--exhaustive", action="store_true", help=help_)
 
 
 def pytest_configure(config):
-    family.every_format = config.getoption("--every-format")
+    family.exhaustive = config.getoption("--exhaustive")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -52,7 +54,8 @@ def pytest_collection_modifyitems(config, items):
         member = getattr(item, "callspec", None) and item.callspec.params.get("member")
         is_of_member = isinstance(member, str)
         item.add_marker(pytest.mark.xdist_group(member if is_of_member else item.path.name))
-        if is_of_member and chosen and member not in chosen.split(","):
+        others = is_of_member and chosen and member not in chosen.split(",")
+        if others or (item.get_closest_marker("exhaustive") and not family.exhaustive):
             items.remove(item)
             config.hook.pytest_deselected(items=[item])
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import oracle
 import oracle_descent
+import pytest
 
 import adam_jax
 from adam_jax.decay import descent
@@ -115,8 +116,15 @@ _ADOPT = (adam_jax.scale_by_adopt, oracle.adopt)
 _PAST = {"b1": 0.9, "b2": 0.9999, "eps": 1e-6}
 _MIX = {**_DEFAULTS, "b3": 0.9999, "alpha": 5.0}
 
-# Whether each member is run, and not only traced, in every format.
-every_format = False
+# Whether all tests run, and each member in every format, and not only in some by turns.
+exhaustive = False
+
+
+def mostly(often: Any, values: Any) -> list[Any]:
+    """Values of a parameter, of which but some are for the exhaustive run alone."""
+    values, rare = list(values), pytest.mark.exhaustive
+    return [v if v in often else pytest.param(v, marks=rare) for v in values]
+
 
 MEMBERS: dict[str, Member] = {
     "adam": Member(adam_jax.adam, *_ADAM, _DEFAULTS),

@@ -116,6 +116,7 @@ def killed(heard, delay, *arguments):
     return lines + training.kill()
 
 
+@pytest.mark.exhaustive
 def test_killed_at_any_time_training_goes_on_to_the_bit(folder, uninterrupted):
     rng = np.random.default_rng(0)
     run = folder, "killed", "params", "state"

@@ -114,12 +114,12 @@ def forest(member, leaf=None):
     """The tree (or another leaf) once for each format of a member.
 
     The smallest shapes are run in blocks of codes with the first member; with others only traced.
-    So are, without ``--every-format``, all but one of the formats in blocks: members take turns.
+    So are, without ``--exhaustive``, all but one of the formats in blocks: members take turns.
     """
     leaf = tree() if leaf is None else leaf
     found = dict.fromkeys(formats(member, variants=True), leaf)
     blocks = [f for f in found if len(FORMATS[f].dtypes) > 1]
-    if member != FIRST_MEMBER and blocks and not family.every_format:
+    if member != FIRST_MEMBER and blocks and not family.exhaustive:
         turn = blocks[list(MEMBERS).index(member) % len(blocks)]
         found = {f: leaf for f in found if f == turn or f not in blocks}
     if isinstance(leaf, dict) and "scalar" in leaf and member != FIRST_MEMBER:

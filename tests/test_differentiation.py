@@ -68,6 +68,7 @@ def test_derivatives_are_right_in_float64(member, x64):
     np.testing.assert_allclose(*both(g), atol=1e-8)
 
 
+@pytest.mark.exhaustive
 @every
 def test_derivatives_in_decay_rates(member, x64):
     # Far from where a root begins, for differences to tell.

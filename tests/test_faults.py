@@ -14,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_bits
+from family import mostly
 
 import adam_jax
 from adam_jax import storage
@@ -192,10 +193,7 @@ def runs(name):
     ]
 
 
-# One worker for the tests of a format, which share its runs.
-every = pytest.mark.parametrize(
-    "name", [pytest.param(f, marks=pytest.mark.xdist_group(f"faults-{f}")) for f in FORMATS]
-)
+every = pytest.mark.parametrize("name", mostly(("float32", "eight_bit"), FORMATS))
 
 
 # --- With `skip_unstable` -------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def test_default_formats_end_where_float32_ends(name, low, high):
     assert accuracy.min() >= 0.94
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["bfloat16", "eight_bit", "float8", "four_bit"])
 def test_so_do_they_rounded_to_nearest(name):
     """Digits are learnt in 420 steps, before slow averages are swamped."""
@@ -157,12 +158,14 @@ def test_the_tables_are_those_of_the_literature():
     }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", COARSE)
 def test_a_coarse_zero_in_the_mean_square_diverges(name):
     losses, _ = trained(stored_in(None, COARSE[name]))
     assert losses.min() >= 1e4  # infinite, where it is NaN
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FINE)
 def test_without_it_the_same_form_does_not(name):
     losses, accuracy = trained(stored_in(None, FINE[name]))
@@ -170,6 +173,7 @@ def test_without_it_the_same_form_does_not(name):
     assert accuracy.min() >= 0.94
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("rounding", "diverges"), [("nearest", True), ("stochastic", False)])
 def test_by_chance_nothing_becomes_zero_in_our_own_code_books(rounding, diverges):
     """What is not 0 becomes at least the least code: so a book with a coarse zero is sound too."""

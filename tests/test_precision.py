@@ -19,6 +19,7 @@ from checks import (
     assert_traced_once_and_donated,
     configured,
 )
+from family import mostly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding
@@ -585,7 +586,7 @@ def float32_training():
     return model(master), master, state, losses
 
 
-@MASTERS
+@pytest.mark.parametrize("remainder", mostly((True,), (False, True)))
 def test_a_transformer_trains_bit_for_bit_as_in_float32(remainder, float32_training):
     tx = master_weights(adam_jax.adamw(2e-3, weight_decay=0.01), remainder=remainder)
     params, state, losses = train(tx, transformer_init())
@@ -602,6 +603,7 @@ def test_a_transformer_trains_bit_for_bit_as_in_float32(remainder, float32_train
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
+@pytest.mark.exhaustive
 def test_compiled_training_is_the_same_with_either_master():
     """The whole run in one program, where XLA may fuse as it likes."""
 
@@ -620,6 +622,7 @@ def test_compiled_training_is_the_same_with_either_master():
     assert np.any(np.asarray(runs[0][0]["up"] != params["up"]))
 
 
+@pytest.mark.exhaustive
 def test_a_transformer_in_plain_bfloat16_trains_otherwise(float32_training):
     """The twin."""
     _, _, losses = train(adam_jax.adamw(2e-3, weight_decay=0.01), transformer_init())

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_bits, assert_same_kind, assert_traced_once_and_donated
+from family import mostly
 
 import adam_jax
 from adam_jax import Rows, lazy_adam, lookup, value_and_row_grad
@@ -138,8 +139,8 @@ def test_exact_is_dense_adam_in_float64(x64, decay, scheduled):
     assert run("decay") > 1e-4  # the twin: rows that do not drift
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("catch_up", ["none", "exact"])
+@pytest.mark.parametrize("name", mostly(("default", "eight_bit"), FORMATS))
+@pytest.mark.parametrize("catch_up", ["none", "decay", "exact"])
 def test_the_contract_over_rows_and_formats(name, catch_up):
     tx = lazy_adam(0.1, catch_up=catch_up, weight_decay=0.01, **family.FORMATS[name].arguments)
     p, g = params(), gradients()

@@ -142,6 +142,7 @@ def test_all_leaves_out_what_is_named_beside_it():
     assert sorted(names) == sorted([*entrants.BUILT_IN, "adam:four_bit"])
 
 
+@pytest.mark.exhaustive
 def test_everyone_trains(capsys, write):
     choice = ["--seeds", "1", "--learning-rates", "0.01,0.1,1"]
     assert main(["race", write(), "--entrants", "all", "--json", *choice]) == 0
