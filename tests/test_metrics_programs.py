@@ -70,7 +70,7 @@ ODD = {
 @pytest.mark.parametrize("name", mostly(("no promotion",), SETTINGS))
 def test_any_leaves_under_any_settings(name):
     with configured(SETTINGS[name]):
-        paths, eager = "complex|zero|empty", "jax_debug_nans" in settings
+        paths, eager = "complex|zero|empty", "jax_debug_nans" in SETTINGS[name]
         tx = with_metrics(adam_jax.adam(1e-2), every=2, paths=paths, successive=True)
         state = tx.init(ODD)
         for update in [jax.jit(tx.update)] + [tx.update] * eager:
