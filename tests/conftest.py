@@ -55,7 +55,10 @@ def pytest_collection_modifyitems(config, items):
         is_of_member = isinstance(member, str)
         item.add_marker(pytest.mark.xdist_group(member if is_of_member else item.path.name))
         others = is_of_member and chosen and member not in chosen.split(",")
-        if others or (item.get_closest_marker("exhaustive") and not family.exhaustive):
+        rare = item.get_closest_marker("exhaustive") or (
+            item.get_closest_marker("costly") and member not in family.OFTEN
+        )
+        if others or (rare and not family.exhaustive):
             items.remove(item)
             config.hook.pytest_deselected(items=[item])
 

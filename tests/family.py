@@ -119,6 +119,10 @@ _MIX = {**_DEFAULTS, "b3": 0.9999, "alpha": 5.0}
 # Whether all tests run, and each member in every format, and not only in some by turns.
 exhaustive = False
 
+# Of these every test runs each time, for all that members can be is in them: a maximum, a gradient
+# that is kept, blocks, no mean square, coefficients that jump, sums over an array, a wrapper.
+OFTEN = ("adam", "amsgrad", "mars", "adam_mini", "lion", "radam", "cautious")
+
 
 def mostly(often: Any, values: Any) -> list[Any]:
     """Values of a parameter, of which but some are for the exhaustive run alone."""

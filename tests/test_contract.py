@@ -114,14 +114,14 @@ def forest(member, leaf=None):
     """The tree (or another leaf) once for each format of a member.
 
     The smallest shapes are run in blocks of codes with the first member; with others only traced.
-    So are, without ``--exhaustive``, all but one of the formats in blocks: members take turns.
+    So are, without ``--exhaustive``, all but the first format and one more: members take turns.
     """
     leaf = tree() if leaf is None else leaf
     found = dict.fromkeys(formats(member, variants=True), leaf)
-    blocks = [f for f in found if len(FORMATS[f].dtypes) > 1]
-    if member != FIRST_MEMBER and blocks and not family.exhaustive:
-        turn = blocks[list(MEMBERS).index(member) % len(blocks)]
-        found = {f: leaf for f in found if f == turn or f not in blocks}
+    stored = [f for f in found if f != FIRST]
+    if member != FIRST_MEMBER and stored and not family.exhaustive:
+        turn = stored[list(MEMBERS).index(member) % len(stored)]
+        found = dict.fromkeys((FIRST, turn), leaf)
     if isinstance(leaf, dict) and "scalar" in leaf and member != FIRST_MEMBER:
         larger = {**leaf, "scalar": None, "empty": None}
         found.update({f: larger for f in found if len(FORMATS[f].dtypes) > 1})
@@ -233,6 +233,7 @@ def error(actual, expected):
 # 1. Arithmetic is float32, whatever the dtypes of parameters, gradients and state.
 
 
+@pytest.mark.costly
 @every_member_with("dtype", LOW, others=["bfloat16"])
 def test_low_precision_gradients_give_the_float32_step_rounded_once(member, dtype):
     tx = optimizer(member)
@@ -270,6 +271,7 @@ def test_every_operation_is_in_float32_also_with_64_bits_enabled(member, storage
     assert {dtype for _, dtype in found} == {jnp.dtype(jnp.float32)}, found
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_float64_parameters_are_updated_in_float64(member, x64):
     row, tx, plain = MEMBERS[member], direction(member), direction(member, FIRST)
@@ -308,6 +310,7 @@ def test_state_keeps_its_kind_whatever_the_dtypes(member, storage):
     assert_same_kind(jax.eval_shape(tx.init, jax.eval_shape(lambda: g)), state)
 
 
+@pytest.mark.costly
 @every_member
 def test_a_jitted_step_is_traced_once_and_donates_its_state(member):
     step, traces = jitted(member)
@@ -341,6 +344,7 @@ def test_init_works_abstractly(member):
     assert_same_kind(abstract, jax.eval_shape(lambda: concrete))
 
 
+@pytest.mark.costly
 @every_member
 def test_no_two_arrays_of_parameters_and_state_share_memory(member):
     params = own(forest(member))
@@ -387,6 +391,7 @@ def not_finite(*trees):
     return [path for path, x in floats(trees).items() if not np.all(np.isfinite(x))]
 
 
+@pytest.mark.costly
 @every_member_variant_too
 @pytest.mark.parametrize(
     "dtype", [jnp.float32, jnp.bfloat16, jnp.float16], ids=["float32", "bfloat16", "float16"]
@@ -405,6 +410,7 @@ def test_every_finite_gradient_gives_finite_updates_and_state(member, dtype):
             assert not_finite(updates, state) == []
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_zero_gradients_from_a_fresh_state_give_zero(member):
     tx, zero = direction(member), jax.tree.map(jnp.zeros_like, forest(member))
@@ -446,6 +452,7 @@ def test_updates_too_large_for_a_small_dtype_are_held(member, dtype):
 # 6. Same inputs and seed give the same bits, eager, jitted and vmapped.
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_eager_and_jitted_steps_agree_bit_for_bit(member):
     params, state = jitted_init(member)
@@ -463,6 +470,7 @@ def test_eager_and_jitted_steps_agree_bit_for_bit(member):
             assert differing((found, state), (updates, new)) == []
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_vmapped_steps_agree_with_single_ones(member):
     tx = direction(member)
@@ -552,6 +560,7 @@ def test_traces_under_jaxs_strictest_settings(member, storage, settings):
         assert_same_kind(traced[1], expected[1])
 
 
+@pytest.mark.costly
 @every_member_with(
     "settings",
     {"strict": {"jax_numpy_dtype_promotion": "strict"}, "strict+x64": STRICT | X64, "nans": NANS},
@@ -724,6 +733,7 @@ def follow(tx, gradients):
     return directions, state
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_each_scalar_matters_and_may_be_traced(member):
     row, gradients = MEMBERS[member], trajectory(20, 30)
@@ -821,6 +831,7 @@ def wrong(actual, expected, most):
     return {path: x for path, x in errors.items() if not x <= most(path)}
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_the_step_itself_uses_unrounded_moments(member):
     # Not to the bit: what is decoded by itself is not fused with the step.
@@ -828,6 +839,7 @@ def test_the_step_itself_uses_unrounded_moments(member):
         assert wrong(updates, expected, lambda _: 1e-5) == {}
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_the_stored_moments_are_right_to_the_formats_precision(member):
     def precision(path):

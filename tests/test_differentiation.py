@@ -39,6 +39,7 @@ def two_steps(g, member, **more):
     return first + second
 
 
+@pytest.mark.costly
 @every_variant_too
 def test_reverse_and_forward_mode_agree_and_are_finite_at_zero(member):
     @jax.jit

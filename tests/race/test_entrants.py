@@ -61,6 +61,7 @@ def test_every_format_of_the_package_can_race():
     assert set(storage.FORMATS) == functions == set(FORMATS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", FORMATS)
 def test_state_bytes_are_those_of_the_arrays(write, name):
     path = write(WIDE)
