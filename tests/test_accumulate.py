@@ -258,6 +258,7 @@ def test_the_optimizer_is_given_float32_and_keeps_its_dtypes():
     assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("full", [True, False, None])
 @pytest.mark.parametrize("accumulator_dtype", [None, jnp.bfloat16])
 @pytest.mark.parametrize("name", ["adam_jax.adamw", "optax.adam", "master_weights"])

@@ -599,6 +599,7 @@ def test_bytes_are_as_they_were() -> None:
         np.testing.assert_allclose(blocks.scales, np.float32([1 / top, 4 / top]), rtol=1e-7)
 
 
+@pytest.mark.exhaustive
 @every_book
 def test_eager_jitted_and_vmapped_give_the_same_bits(kind: str, signed: bool) -> None:
     form, moment = MAKE[kind](64, min_size=0), Moment(signed)

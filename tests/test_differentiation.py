@@ -57,6 +57,7 @@ def test_reverse_and_forward_mode_agree_and_are_finite_at_zero(member):
     assert np.isfinite(second).all()
 
 
+@pytest.mark.costly
 @every
 def test_derivatives_are_right_in_float64(member, x64):
     g, h = jnp.array([0.7, 1.0, -3.0]), 1e-6
@@ -165,6 +166,7 @@ def loss_after(steps, tx, params=START, y=Y):
     return of(trained(tx, of, jnp.asarray(params), steps))
 
 
+@pytest.mark.costly
 @every_variant_too
 def test_derivatives_through_training(member, x64):
     """In the first parameters and the learning rate: right, and finite where gradients are 0."""

@@ -65,6 +65,7 @@ def of_member(name):
 
 
 # A variant by its decay has the direction of another row.
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "member", [m for m, row in MEMBERS.items() if not (row.variant and row.decay)]
 )

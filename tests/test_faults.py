@@ -193,7 +193,7 @@ def runs(name):
     ]
 
 
-every = pytest.mark.parametrize("name", mostly(("float32", "eight_bit"), FORMATS))
+every = pytest.mark.parametrize("name", mostly(("eight_bit",), FORMATS))
 
 
 # --- With `skip_unstable` -------------------------------------------------------------------------

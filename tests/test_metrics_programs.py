@@ -39,6 +39,7 @@ def test_the_state_is_stable_and_donated(every):
     assert_traced_once_and_donated(tx, parameters(), g)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("every", [1, 2])
 def test_lanes_are_measured_apart(every):
     tx = with_metrics(adam_jax.adam(1e-2), every=every)

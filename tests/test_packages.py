@@ -200,6 +200,7 @@ def test_around_flax_nnx(stored):
     assert np.all(model.norm.mean[...] != mean)
 
 
+@pytest.mark.exhaustive
 @stored
 def test_around_flax_linen(stored):
     linen = pytest.importorskip("flax.linen", reason="Flax wants a recent JAX; `test` brings it")

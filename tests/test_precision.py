@@ -202,6 +202,7 @@ def test_a_rescaled_step_misses(dtype):
     assert missed > 100_000
 
 
+@pytest.mark.exhaustive
 @search
 @given(
     p=st.integers(0, 2**16 - 1),

@@ -85,6 +85,7 @@ def test_published_models_have_the_published_sizes(name):
     assert all(type(leaf) is jax.ShapeDtypeStruct for leaf in leaves)
 
 
+@pytest.mark.exhaustive
 def test_every_published_model_in_every_format(documented):
     models = documented()
     assert {model["model"]: model["parameters"] for model in models} == PARAMETERS
