@@ -57,7 +57,7 @@ in_each_dtype = pytest.mark.parametrize(
     ],
 )
 every_member = pytest.mark.parametrize("name", MEMBERS)
-every = pytest.mark.parametrize("name", OPTIMIZERS)
+every = pytest.mark.parametrize("name", mostly(("stochastic", "remainder"), OPTIMIZERS))
 
 
 def finite(dtype):
@@ -587,7 +587,8 @@ def float32_training():
     return model(master), master, state, losses
 
 
-@pytest.mark.parametrize("remainder", mostly((True,), (False, True)))
+@pytest.mark.exhaustive
+@MASTERS
 def test_a_transformer_trains_bit_for_bit_as_in_float32(remainder, float32_training):
     tx = master_weights(adam_jax.adamw(2e-3, weight_decay=0.01), remainder=remainder)
     params, state, losses = train(tx, transformer_init())

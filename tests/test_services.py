@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_kind, configured
-from family import FORMATS
+from family import FORMATS, mostly
 from training import assert_close, gradients, parameters
 
 import adam_jax
@@ -54,8 +54,11 @@ def assert_same(actual, expected):
     assert_close(actual, expected, rtol=1e-6, atol=1e-9)
 
 
+STORED = [name for name, each in FORMATS.items() if not each.variant]
+
+
 @every_service
-@pytest.mark.parametrize("storage", [name for name, each in FORMATS.items() if not each.variant])
+@pytest.mark.parametrize("storage", mostly(("default", "four_bit"), STORED))
 def test_the_steps_are_those_without_it(service, storage):
     """And the state keeps its kind, in every format."""
     params = parameters()

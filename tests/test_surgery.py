@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_bits, assert_same_kind, configured
-from family import FORMATS
+from family import FORMATS, mostly
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from surgery_cases import KINDS, MAGNITUDES, MEMBERS, both_values, trained, tree, values
@@ -19,7 +19,7 @@ from adam_jax.averaging import average_params, averaged_params
 from adam_jax.storage.at_rest import decoded, written
 from adam_jax.surgery import grow, reset
 
-every_member = pytest.mark.parametrize("member", MEMBERS)
+every_member = pytest.mark.parametrize("member", mostly(("adam", "adam_mini"), MEMBERS))
 
 
 def assert_began_again(before, after, name, gone):
