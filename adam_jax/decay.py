@@ -261,7 +261,7 @@ def _added(
         state: Any,
         params: Any = None,
         *,
-        weight_decay_scale: Callable[[Any], Any] | None = None,
+        weight_decay_scale: Callable[..., Any] | None = None,
         **extra_args: Any,
     ) -> tuple[Any, Any]:
         del extra_args
@@ -269,7 +269,8 @@ def _added(
             params = with_gradient(updates, params)
         if weight_decay_scale is not None and params is not None:
             count = optax.tree_utils.tree_get(state, "count")
-            scale = weight_decay_scale(updates if mask is None else _masked(mask, updates))
+            taken = updates if mask is None else _masked(mask, updates)
+            scale = weight_decay_scale(taken, updates)
 
             # The parameter is multiplied, so that the rate and the state are as without.
             def grown(_: Any, p: Any, k: Any) -> Any:

@@ -82,7 +82,7 @@ def lazy_adam(
       TypeError: an argument is of the wrong kind, or a moment of a table is not stored by rows.
 
     References:
-      Kingma & Ba 2015, Algorithm 1, https://arxiv.org/abs/1412.6980; PyTorch's ``SparseAdam``,
+      Kingma & Ba 2015, as `adam`; PyTorch's ``SparseAdam``,
       https://docs.pytorch.org/docs/stable/generated/torch.optim.SparseAdam.html.
 
     Example:

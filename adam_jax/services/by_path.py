@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import optax
 
-from adam_jax.hyperparameters import Scalar, flag, transformation
+from adam_jax.hyperparameters import Scalar, flag, is_zero, transformation
 from adam_jax.mismatch import require_gradients
+from adam_jax.precision import KahanSummationState, MasterWeightsState, StochasticRoundingState
 from adam_jax.services import path_rules
 from adam_jax.services.path_rules import FREEZE, Assignment, Rule, Rules, Scale, is_one
 from adam_jax.states import like, with_gradient
@@ -96,7 +97,9 @@ class ByPath:
         def parted(tree: optax.Params) -> optax.GradientTransformationExtraArgs:
             if not own.keys() - {"shared"}:
                 return both
-            return optax.partition({**own, "shared": both}, self.labels(tree))
+            labels = self.labels(tree)
+            # As a function, for a tree such as an Equinox module may be one itself.
+            return optax.partition({**own, "shared": both}, lambda _: labels)
 
         def init(params: optax.Params) -> Any:
             if not self.allow_unused:
@@ -158,7 +161,13 @@ class ByPath:
         actions = [rule.action for rule in self.rules]
         if all(is_one(a.learning_rate) for a in actions if isinstance(a, Scale)):
             return both
-        return wide_gradients(both)
+
+        def init(params: optax.Params) -> Any:
+            state = inner.init(params)
+            _require_unrounded(state)
+            return state
+
+        return wide_gradients(optax.GradientTransformationExtraArgs(init, update))
 
 
 class _DecayScale:
@@ -167,27 +176,33 @@ class _DecayScale:
     Who knows nothing of an extra argument ignores it: that has to be noticed.
     """
 
-    def __init__(self, updates: Any, scales: Sequence[Scale], outer: Any) -> None:
-        factors = [scale.weight_decay for scale in scales]
-        self.factors = dict(zip(_names(updates), factors, strict=True))
-        self.outer = outer  # of rules around these
-        self.asked: set[str] = set()
+    def __init__(self, updates: Any, scales: Sequence[Scale], outer: "_DecayScale | None") -> None:
+        names, self.outer, self.asked = _names(updates), outer, set[str]()
+        own = [scale.weight_decay for scale in scales]
+        self.factors: dict[str, Any] = dict(zip(names, own, strict=True))
+        if outer is not None:  # of rules around these
+            self.factors = {k: _times(x, outer.factors[k]) for k, x in self.factors.items()}
+            # What comes to 1 nobody has to ask for.
+            outer.asked.update(name for name, x in self.factors.items() if is_one(x))
 
     @property
     def matters(self) -> bool:
-        return self.outer is not None or not all(map(is_one, self.factors.values()))
+        return not all(map(is_one, self.factors.values()))
 
-    def __call__(self, tree: Any) -> Any:
-        """The factors for a tree, which may be a part of the one that they are of."""
+    def __call__(self, tree: Any, whole: Any = None) -> Any:
+        """The factors for a tree, which may be a part of the one that they are of.
+
+        Or it is what a mask takes of the ``whole``, which for the rest then comes to a factor of 0.
+        """
         names = _names(tree)
         for name in names:
             if name not in self.factors:
                 raise ValueError(f"no `weight_decay` factor for params{name}, inside of by_path")
         self.asked.update(names)
-        factors: list[Any] = [self.factors[name] for name in names]
+        self.asked.update(k for k in _names(whole) if is_zero(self.factors.get(k, 1.0)))
         if self.outer is not None:
-            pairs = zip(factors, jax.tree.leaves(self.outer(tree)), strict=True)
-            factors = [_times(a, b) for a, b in pairs]
+            self.outer(tree, whole)  # has been asked too
+        factors = [self.factors[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(tree), factors)
 
     def require_asked(self) -> None:
@@ -197,6 +212,19 @@ class _DecayScale:
                     f"params{name} has a `weight_decay` factor, and the optimizer inside no decay"
                     " that takes one; use one of adam_jax with `weight_decay`, or a mask"
                 )
+
+
+def _require_unrounded(state: Any) -> None:
+    """Check that nothing inside has rounded a step, which a factor would spoil.
+
+    Raises:
+      ValueError: something has.
+    """
+    rounding = StochasticRoundingState | KahanSummationState | MasterWeightsState
+    for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, rounding)):
+        if isinstance(part, rounding):
+            name = type(part).__name__.removesuffix("State")
+            raise ValueError(f"{name} rounds steps: it belongs outside of by_path, not inside")
 
 
 def _names(tree: Any) -> list[str]:
