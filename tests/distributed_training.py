@@ -4,8 +4,8 @@
 
 Parameters are on each process, and of the optimizer's state a part (`adam_jax.sharding.zero`). They
 go on from the last whole checkpoint, save one after every second step, take a step for each line
-that they read, and say after it ``step STEP DIGEST BYTES``: the digest is of every bit of
-parameters and state, and the bytes are of the state on this process.
+that they read, and say ``begun`` once they have met, and after a step ``step STEP DIGEST BYTES``:
+the digest is of every bit of parameters and state, and the bytes are of the state on this process.
 """
 
 import hashlib
@@ -104,4 +104,5 @@ if __name__ == "__main__":
     jax.distributed.initialize(
         f"127.0.0.1:{port}", int(processes), int(process), initialization_timeout=60
     )
+    print("begun", flush=True)
     run(checkpoints)

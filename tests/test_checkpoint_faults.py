@@ -117,6 +117,11 @@ DESCRIBED = {
     ),
     "no version": ({"version": None}, "is another: it does not describe a state of adam_jax: "),
     "no leaves": ({"leaves": 3}, "is another: it does not describe a state of adam_jax: "),
+    "no arrays": ({"arrays": 3}, "is another: it does not describe a state of adam_jax: "),
+    "other arrays": (
+        {"arrays": ["[0].count"]},
+        "is another: its list of arrays is not that of its leaves",
+    ),
 }
 
 

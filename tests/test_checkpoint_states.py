@@ -1,5 +1,6 @@
 """What is saved is restored with its bits, its dtypes and its places, or refused by its name."""
 
+import functools
 import json
 import re
 import sys
@@ -53,6 +54,33 @@ def test_what_is_left_out_of_trees_is_left_out_again(tmp_path):
     state = filled(tx, params)
     checkpoint.save(tmp_path / "state", state)
     assert_same_bits(checkpoint.restore(tmp_path / "state", tx, params), state)
+
+
+def test_parameters_whose_joined_names_are_one_stay_apart(tmp_path):
+    """As those of `flatten_dict(sep=".")`, of PyTorch's modules, and of files and folders."""
+    shapes = {"a.b": (2,), "a": (3,), "a/b": (2,), "": (2,), ".": (2,), "0": (2,), "a.b.codes": ()}
+    params = abstract(shapes) | {"a": abstract({"b": (2,), "b.codes": ()}), "c": [abstract()]}
+    tx = optax.chain(eight_bit(), adam_jax.lion(0.1))
+    state = filled(tx, params)
+    checkpoint.save(tmp_path / "state", state)
+    assert_same_bits(checkpoint.restore(tmp_path / "state", tx, params), state)
+
+
+def test_two_arrays_of_one_path_are_refused(tmp_path):
+    @functools.total_ordering
+    class Key:
+        def __init__(self, number):
+            self.number = number
+
+        def __lt__(self, other):
+            return self.number < other.number
+
+        def __repr__(self):
+            return "key"
+
+    state = {Key(0): jnp.zeros(2), Key(1): jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"^two arrays of the state are called state\[key\]$"):
+        checkpoint.save(tmp_path / "state", state)
 
 
 def test_a_format_of_ones_own_is_restored(tmp_path):
@@ -217,10 +245,33 @@ DIFFERENT = {
 }
 
 
+# What has no arrays of its own, so that the same arrays lie in the same places as in `adam`.
+SAME = {
+    "adamw": (adam_jax.adamw(0.1), {}),
+    "lamb": (adam_jax.lamb(0.1), {}),
+    "laprop": (adam_jax.laprop(0.1), {}),
+    "a stage more": (
+        optax.chain(*[adam_jax.scale_by_adam(), optax.scale(0.1)], optax.clip(1.0)),
+        {},
+    ),
+    "a stage less": (optax.chain(adam_jax.scale_by_adam()), {}),
+    "None": (adam_jax.adam(0.1), {"a": None, "z": None}),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_what_has_the_same_arrays_in_the_same_places_is_restored(saved, case):
+    tx, more = SAME[case]
+    restored = checkpoint.restore(saved, tx, W | more)
+    assert_same_kind(restored, jax.eval_shape(tx.init, W | more))
+    pairs = zip(*map(jax.tree.leaves, (restored, filled(adam_jax.adam(0.1), W))), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adam") / "state"
-    checkpoint.save(folder, adam_jax.adam(0.1).init({"w": jnp.ones((2, 4))}))
+    checkpoint.save(folder, filled(adam_jax.adam(0.1), W))
     return folder
 
 

@@ -78,7 +78,7 @@ def assert_rounded(kind, before, after, most):
     for field, signed in (("mu", True), ("nu", False)):
         old, new = (getattr(state[0], field)["w"] for state in (before, after))
         assert str(new) == f"{kind}(block_size={BLOCK})"
-        found.append(np.max(errors_in_gaps(kind, signed, old, read(new))))
+        found.append(np.max(errors_in_gaps(kind, signed, read(old), read(new))))
     assert 0.8 * most < max(found) <= most
 
 
@@ -126,6 +126,22 @@ def test_and_back_to_float32_it_moves_no_more(kind):
     for field in ("mu", "nu"):
         stored = read(getattr(small[0], field)["w"])
         assert_close(getattr(back[0], field)["w"], stored, rtol=3e-7)
+
+
+def test_from_few_bits_to_fewer_each_step_rounds_what_the_one_before_left():
+    params, state = trained()
+    eight = convert_state(state, adam(KINDS["eight_bit"]), params)
+    four = convert_state(eight, adam(KINDS["four_bit"]), params)
+    back = convert_state(four, adam(), params)
+    assert_rounded("eight_bit", state, eight, 0.5 + 1e-3)
+    assert_rounded("four_bit", eight, four, 0.5 + 1e-3)
+    drawn = convert_state(eight, adam(KINDS["four_bit"]), params, rounding="stochastic")
+    with pytest.raises(AssertionError):
+        assert_rounded("four_bit", eight, drawn, 0.5 + 1e-3)
+    assert_same_kind(back, state)
+    assert int(back[0].count) == 3
+    for field in ("mu", "nu"):
+        assert_close(getattr(back[0], field)["w"], read(getattr(four[0], field)["w"]), rtol=3e-7)
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
@@ -184,7 +200,9 @@ ABSTRACT = {
 
 
 @pytest.mark.parametrize("member", OWN)
-def test_every_members_state_goes_from_every_format_to_every_other(member):
+def test_every_members_state_goes_from_each_format_to_the_next_in_kind(member):
+    """Structure, shapes and dtypes; of values, which are the formats' own, other tests tell."""
+
     def states(name):
         tx = OWN[member].optimizer(0.1, **FORMATS[name].arguments)
         return tx, jax.eval_shape(tx.init, ABSTRACT)

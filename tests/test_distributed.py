@@ -5,6 +5,7 @@ oldest dependencies without it. The `test` extra brings it.
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -24,18 +25,46 @@ SCRIPT = Path(training.__file__)
 PATIENCE = 120  # seconds, for a machine that does much else
 
 
-class Job:
-    """Processes that train together, and what they say; nothing of it outlives the block."""
+NO_PORT = "Failed to start RPC server"  # what JAX says where another has the port
 
-    def __init__(self, folder, processes):
+
+def free_ports():
+    """Ports that nobody has, which somebody may take before one is used."""
+    while True:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        self._folder = folder
+        yield port
+
+
+class Job:
+    """Processes that train together, and what they say; nothing of it outlives the block."""
+
+    def __init__(self, folder, processes, ports=None):
+        self._folder, self._count = folder, processes
+        self._ports = free_ports() if ports is None else ports
         self._errors = [folder / f"errors-{processes}-{i}.txt" for i in range(processes)]
         self.processes = []
+        # Whatever a process waits for: it is over when this is.
+        self._clock = threading.Timer(PATIENCE, self.kill)
+
+    def __enter__(self):
+        self._clock.start()
+        self._start()
+        if not self._is_begun() and NO_PORT in self._errors[0].read_text():
+            self._close()
+            self._start()
+            self._is_begun()
+        return self
+
+    def __exit__(self, *_):
+        self._clock.cancel()
+        self._close()
+
+    def _start(self):
+        port = next(self._ports)
         for i, errors in enumerate(self._errors):
-            arguments = [port, i, processes, folder / "checkpoints"]
+            arguments = [port, i, self._count, self._folder / "checkpoints"]
             with errors.open("w") as file:
                 self.processes.append(
                     subprocess.Popen(
@@ -47,21 +76,19 @@ class Job:
                         env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
                     )
                 )
-        # Whatever a process waits for: it is over when this is.
-        self._clock = threading.Timer(PATIENCE, self.kill)
 
-    def __enter__(self):
-        self._clock.start()
-        return self
+    def _is_begun(self):
+        """Whether the first process, with which the others meet, has found them."""
+        return any(line.startswith("begun") for line in self.processes[0].stdout)
 
-    def __exit__(self, *_):
-        self._clock.cancel()
+    def _close(self):
         self.kill()
         for process in self.processes:
             process.wait()
             process.stdout.close()
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
+        self.processes = []
 
     def end(self):
         """Once all have done what they were told to; gives how they ended."""
@@ -121,3 +148,14 @@ def test_a_job_goes_on_with_another_number_of_processes(tmp_path, uninterrupted)
     left = 4 + 4 + 2
     (_, _, quarter), (_, _, half) = before[0], after[0]
     assert whole - left == 4 * (quarter - left) == 2 * (half - left)
+
+
+def test_a_port_that_another_has_taken_is_left_for_the_next(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        ports = itertools.chain([taken.getsockname()[1]], free_ports())
+        with Job(tmp_path, 1, ports) as job:
+            job.go(1, job.processes)
+            assert job.says()[0] == 1
+            assert job.end() == [0]

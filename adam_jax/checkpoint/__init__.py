@@ -6,7 +6,13 @@
 Beside the state a checkpoint holds a description of it, in a layout with a version: a state that
 one release of this package has saved, later ones restore. `restore` compares it with what ``tx``
 wants before it reads any array, so that no dtype changes silently, and no state of another member
-is taken for its own. (But members with one state, as Adam, LAMB and LaProp, cannot be told apart.)
+is taken for its own.
+
+What is compared is each array, by its path in the state, and the classes of the states around it.
+What holds no array, such as the state of weight decay, is of no account: a stage without a state
+may be added after the others, and `adam`'s state restored for `adamw`. A stage put before them
+moves the paths, and is refused. Members with one state, as Adam, LAMB and LaProp, cannot be told
+apart, though LaProp's ``mu`` is of other quantities: that ``tx`` is the member is for its user.
 
 To write, whole or not at all, on one machine or many, is Orbax's. A training run saves its
 parameters and its state in one step of an `orbax.checkpoint.CheckpointManager`: `items` are what
@@ -28,6 +34,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from adam_jax.checkpoint.arrays import named, numbered, with_arrays
 from adam_jax.checkpoint.description import VERSION, describe, require_like
 from adam_jax.checkpoint.template import template
 from adam_jax.hyperparameters import transformation
@@ -48,6 +55,7 @@ def save(path: Any, state: chex.ArrayTree) -> None:
     Raises:
       FileExistsError: there is something at ``path``.
       OSError: it cannot be written, for example for want of space.
+      ValueError: two arrays of the state have one path.
       ImportError: Orbax is not installed.
     """
     ocp, folder = _orbax(), _folder(path)
@@ -71,11 +79,12 @@ def items(state: chex.ArrayTree) -> dict[str, Any]:
       The state and its description, by their names in the checkpoint.
 
     Raises:
+      ValueError: two arrays of the state have one path.
       ImportError: Orbax is not installed.
     """
     args = _orbax().args
     return {
-        _STATE: args.StandardSave(_without_empty(state)),
+        _STATE: args.StandardSave(numbered(state, list(named(state)))),
         _DESCRIPTION: args.JsonSave(describe(state)),
     }
 
@@ -119,9 +128,9 @@ def restore(
         with _one_line(ValueError, f"the checkpoint at {folder} is another"):
             require_like(found, wanted)
         with _one_line(ValueError, damaged):
-            asked = {_STATE: args.StandardRestore(_without_empty(wanted))}
+            asked = {_STATE: args.StandardRestore(numbered(wanted, found["arrays"]))}
             state = checkpointer.restore(folder, args=args.Composite(**asked))[_STATE]
-    return _with_empty(wanted, state)
+    return with_arrays(wanted, state, found["arrays"])
 
 
 def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
@@ -156,24 +165,6 @@ def _require_finite(where: str, x: Any) -> None:
     bad = int(jnp.sum(~jnp.isfinite(x)))
     if bad:
         raise ValueError(f"state{where} is not finite in {bad} of its {x.size} entries")
-
-
-def _is_empty(x: Any) -> bool:
-    return getattr(x, "size", 1) == 0
-
-
-def _without_empty(state: Any) -> Any:
-    """Without arrays of no entries, which Orbax does not save."""
-    return jax.tree.map(lambda x: None if _is_empty(x) else x, state)
-
-
-def _with_empty(wanted: Any, state: Any) -> Any:
-    """With them again: as many leaves as are wanted."""
-    flat: Any = jax.tree.flatten(wanted)
-    leaves, structure = flat
-    found = iter(jax.tree.leaves(state))
-    each = [jnp.zeros(x.shape, x.dtype) if _is_empty(x) else next(found) for x in leaves]
-    return structure.unflatten(each)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import chex
 import jax
 
+from adam_jax.checkpoint.arrays import named
 from adam_jax.hyperparameters import brief
 from adam_jax.ownership import Path, level
 from adam_jax.storage import Blocks
@@ -18,7 +19,7 @@ from adam_jax.storage.at_rest import is_stored
 #: Of the layout on disk; what reads it reads all from 1 on.
 VERSION = 1
 
-_PARTS = {"version": int, "written_by": str, "states": Mapping, "leaves": Mapping}
+_PARTS = {"version": int, "written_by": str, "states": Mapping, "leaves": Mapping, "arrays": list}
 
 _keystr = jax.tree_util.keystr
 
@@ -32,7 +33,11 @@ def describe(state: chex.ArrayTree) -> dict[str, Any]:
     Returns:
       ``version``, of this layout; ``written_by``, the package's version; ``states``, the class of
       each state by its path; ``leaves``, by their paths, with ``format`` and ``shape``, and those
-      in blocks with their block size, code book and arrays.
+      in blocks with their block size, code book and arrays; ``arrays``, the paths of all that are
+      written, in the order of their numbers there.
+
+    Raises:
+      ValueError: two arrays of the state have one path.
 
     Example:
       >>> import adam_jax, jax.numpy as jnp
@@ -46,7 +51,8 @@ def describe(state: chex.ArrayTree) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     _look(state, (), states, leaves)
     by = f"adam_jax {version('adam_jax')}"
-    return {"version": VERSION, "written_by": by, "states": states, "leaves": leaves}
+    said = {"version": VERSION, "written_by": by, "states": states, "leaves": leaves}
+    return said | {"arrays": list(named(state))}
 
 
 def require_like(found: Any, state: chex.ArrayTree) -> None:
@@ -83,6 +89,8 @@ restore it as it is, and then take `convert_state`
             )
     for path, leaf in wanted["leaves"].items():
         _require_leaf(f"state{path}", found["leaves"].get(path), leaf)
+    if sorted(found["arrays"]) != sorted(wanted["arrays"]):
+        raise ValueError("its list of arrays is not that of its leaves")
 
 
 def _require_leaf(name: str, found: Any, wanted: Any) -> None:

@@ -41,22 +41,22 @@ class Holder:
       name: its class.
       numbers: what belongs to no parameter, such as counts, by its name.
       moments: what does, by its name and then by the parameter's path.
+      places: the parameters of which it, or a state in it, holds moments; where there are none,
+        those of the nearest state around it that has some.
+      is_around: whether there are such moments in it.
     """
 
     path: Path
     name: str
     numbers: dict[str, Any] = field(default_factory=dict)
     moments: dict[str, dict[Path, Any]] = field(default_factory=dict)
+    places: set[Path] = field(default_factory=set)
+    is_around: bool = False
 
     @property
     def kind(self) -> str:
         """The class, by this package's name."""
         return _KINDS.get(self.name, self.name)
-
-    @property
-    def places(self) -> set[Path]:
-        """The parameters of which it holds anything."""
-        return {place for moment in self.moments.values() for place in moment}
 
     def key(self, path: Path) -> str:
         """What is called by a path from here on."""
@@ -81,7 +81,7 @@ class Holders:
     """All of a state."""
 
     def __init__(self, state: Any, params: Any) -> None:
-        self._found = {(): Holder((), "")}
+        self._found: dict[Path, Holder] = {(): Holder((), "")}
         self._found |= {path: Holder(path, name) for path, name in _classes(state)}
         for path, node, owned in walk(state, params):
             holder = self.of(path)
@@ -92,9 +92,22 @@ class Holders:
                 holder.numbers |= {holder.key(below + place): part for place, part in owned}
             elif owned:
                 holder.moments[holder.key(below)] = dict(owned)
+        self._place()
 
     def __iter__(self) -> Iterator[Holder]:
         return iter(self._found.values())
+
+    def _place(self) -> None:
+        """Note of each which parameters it is for."""
+        for path, holder in self._found.items():
+            own = {place for moment in holder.moments.values() for place in moment}
+            for n in range(len(path) + 1):
+                if path[:n] in self._found:
+                    self._found[path[:n]].places |= own
+        for holder in self:
+            holder.is_around = bool(holder.places)
+        for holder in self:  # from the outermost on
+            holder.places = holder.places or self.of(holder.path).places
 
     def of(self, path: Path) -> Holder:
         """The innermost one that holds what is at a path."""

@@ -53,7 +53,8 @@ def from_optax(
     are stay the same arrays; others are converted as by `convert_state`, to the nearest.
 
     A schedule that begins here takes up at the member's count. Of hyperparameters that are in both
-    states the values move, as Optax's float32 has them; others are those of ``tx``. What Optax has
+    states the values move, as Optax's float32 has them; others are those of ``tx``. Those of groups
+    go where the moments do that they are for, whatever the groups are called. What Optax has
     nothing for begins anew: averages of parameters, master weights, metrics, windows of norms.
 
     Optax's Adan multiplies by 1 - b2 what ours, and the paper, multiply by b2: its state moves, and
@@ -212,18 +213,22 @@ class _Move:
 
     def _number(self, target: Holder, name: str) -> Any:
         found, rivals = self._with_number(target, name)
-        if len(found) == len(rivals):
+        if found and _in_one_order(found, rivals):
             return found[rivals.index(target)].numbers[name]
         if not found and target.kind in _CLOCKS and name == ".count":
-            clocks = [s for s in self._sources if s.kind in _CLOCKS and name in s.numbers]
-            found = clocks or [s for s in self._sources if s.moments and name in s.numbers]
+            near = [s for s in self._sources if name in s.numbers and _share(s, target)]
+            found = [s for s in near if s.kind in _CLOCKS] or [s for s in near if s.moments]
         if not found and name in self._float32_only(target):
             return jnp.zeros([], jnp.float32)
         if not found and target.kind in _SERVICES:
             return _NEW
         if not found:
             raise ValueError(f"`tx` has a {target.name}{name}, and `state` none")
-        return _agreed([source.numbers[name] for source in found], f"{target.name}{name}")
+        several = f"`state` has several {target.name}{name}"
+        one = (
+            "`tx` one" if len(rivals) == 1 else f"none that can be told to be {target.where(name)}"
+        )
+        return _agreed([source.numbers[name] for source in found], several, one)
 
     def _float32_only(self, target: Holder) -> list[str]:
         """The remainders of hyperparameters that come from where these have none."""
@@ -234,12 +239,16 @@ class _Move:
     def _with_number(self, target: Holder, name: str) -> tuple[list[Holder], list[Holder]]:
         """Who has it in either state, of those of the same kind that share a parameter."""
 
-        def has(holder: Holder) -> bool:
-            both = target.moments and holder.moments
-            apart = both and not target.places & holder.places
-            return holder.kind == target.kind and name in holder.numbers and not apart
+        def has(each: Holder) -> bool:
+            return each.kind == target.kind and name in each.numbers and _share(each, target)
 
-        return [s for s in self._sources if has(s)], [t for t in self._targets if has(t)]
+        def alike(holder: Holder) -> bool:
+            return holder.is_around == target.is_around or not holder.places
+
+        found, rivals = ([h for h in state if has(h)] for state in (self._sources, self._targets))
+        if not target.is_around and not any(map(alike, found)):  # as for a label of no parameter
+            return found, rivals
+        return list(filter(alike, found)), list(filter(alike, rivals))
 
 
 def _may_be_left(source: Holder) -> bool:
@@ -261,12 +270,31 @@ def _mean_of_ones(source: Holder, mean: Any) -> Any:
     return jnp.where(weight == 0, 0, mean)
 
 
-def _agreed(values: Iterable[Any], what: str) -> Any:
+def _share(one: Holder, other: Holder) -> bool:
+    """Whether there is a parameter that both are for, as far as there are moments to tell."""
+    return not (one.places and other.places) or bool(one.places & other.places)
+
+
+def _in_one_order(found: list[Holder], rivals: list[Holder]) -> bool:
+    """Whether of those that share a parameter the first is the first, and so on.
+
+    In chains they are, as their moments are. But groups are in the order of their labels, which may
+    differ: those that have no moments in them are known by their paths alone.
+    """
+    if len(found) != len(rivals):
+        return False
+    pairs = list(zip(found, rivals, strict=True))
+    if len(pairs) == 1 or all(a.path == b.path for a, b in pairs):
+        return True
+    return all(a.is_around and b.is_around and a.places == b.places for a, b in pairs)
+
+
+def _agreed(values: Iterable[Any], several: str, one: str) -> Any:
     """The one value of all."""
     first, *others = values
     for other in others:
         if isinstance(first, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
-            raise ValueError(f"`state` has several {what}, and under `jit` they cannot be compared")
+            raise ValueError(f"{several}, and under `jit` they cannot be compared")
         if not jnp.array_equal(first, other):
-            raise ValueError(f"`state` has several {what}, {first} and {other}, and `tx` one")
+            raise ValueError(f"{several}, {first} and {other}, and {one}")
     return first
