@@ -51,6 +51,15 @@ class Touched:
         pairs = zip(self.gradients, found, strict=True)
         return [gathered(x, g) if is_rows(g) else x for g, x in pairs]
 
+    def described(self, params: optax.Params | None = None) -> Any:
+        """The shapes of whole leaves, tables too; of the parameters, for their dtypes, if given."""
+        found = [g for _, g in self.leaves]
+        if params is not None:
+            found = flatten_like(self.leaves, self.treedef, params, "the parameters")
+        shapes = [x.shape if is_rows(x) else jnp.shape(x) for x in found]
+        dtypes = [x.dtype if is_rows(x) else jnp.result_type(x) for x in found]
+        return self.treedef.unflatten(map(jax.ShapeDtypeStruct, shapes, dtypes))
+
     def put(self, tree: chex.ArrayTree, new: Sequence[Any]) -> Any:
         """The tree with ``new`` in what is touched."""
         triples = zip(self.gradients, self.treedef.flatten_up_to(tree), new, strict=True)

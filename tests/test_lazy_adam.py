@@ -1,0 +1,86 @@
+"""`lazy_adam` beside dense Adam: several tables, masks, wrappers, surgery, export and meshes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import adam_jax
+from adam_jax import Rows, lazy_adam
+
+SHAPES = {"bias": (6,), "first": (5, 3), "second": (3, 2)}
+DECAYS = {"bias": True, "first": True, "second": False}
+RATE, DECAY = 0.1, 0.5
+
+
+def is_table(path, leaf):
+    return len(leaf.shape) == 2
+
+
+def by_shape(params):
+    """The same as `DECAYS`, of whole parameters; of two rows of them it is not."""
+    return jax.tree.map(lambda p: p.shape[0] > 3, params)
+
+
+def params(seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in SHAPES.items()}
+
+
+def stream(steps=6):
+    """In each step two rows of each table."""
+    rng = np.random.default_rng(1)
+    for _ in range(steps):
+        each = {"bias": jnp.asarray(rng.normal(size=SHAPES["bias"]), jnp.float32)}
+        for name in ("first", "second"):
+            size, width = SHAPES[name]
+            indices = jnp.asarray(rng.choice(size, 2, replace=False), jnp.int32)
+            values = jnp.asarray(rng.normal(size=(2, width)), jnp.float32)
+            each[name] = Rows(indices, values, size)
+        yield each
+
+
+def whole(gradients):
+    """Arrays in place of `Rows`."""
+    return jax.tree.map(
+        lambda g: jnp.zeros(g.shape) + g if isinstance(g, Rows) else g,
+        gradients,
+        is_leaf=lambda x: isinstance(x, Rows),
+    )
+
+
+def descend(tx, given, p=None):
+    p = params() if p is None else p
+    state, update = tx.init(p), jax.jit(tx.update)
+    for gradients in given:
+        steps, state = update(gradients, state, p)
+        p = optax.apply_updates(p, steps)
+    return p, state
+
+
+def dense(mask):
+    tx = adam_jax.adamw(RATE, weight_decay=DECAY, mask=mask)
+    return descend(tx, map(whole, stream()))[0]
+
+
+def lazy(catch_up="exact", **settings):
+    return lazy_adam(RATE, weight_decay=DECAY, catch_up=catch_up, tables=is_table, **settings)
+
+
+def assert_close(found, expected):
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("catch_up", ["none", "exact"])
+def test_a_mask_that_is_a_function_is_asked_about_whole_parameters(catch_up):
+    by_function, by_tree = (lazy(catch_up, mask=mask) for mask in (by_shape, DECAYS))
+    (p, state), (q, _) = descend(by_function, stream()), descend(by_tree, stream())
+    assert_close(p, q)
+    if catch_up == "exact":
+        p, _ = by_function.catch_up(p, state)
+        assert_close(p, dense(DECAYS))
+        swapped = dense({name: not decays for name, decays in DECAYS.items()})
+        for name in SHAPES:  # the twin: the other mask
+            assert np.abs(p[name] - swapped[name]).max() > 1e-2
