@@ -188,6 +188,21 @@ class Lazy:
         )
 
 
+def begun_now(fresh: chex.ArrayTree, state: chex.ArrayTree) -> Any:
+    """A new state whose rows have skipped no step of another's: each begins at its step."""
+    counts = [_count(x.inner_state) for x in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(x)]
+    leaves, treedef = jax.tree.flatten(fresh, is_leaf=_is_own)
+    places = [i for i, x in enumerate(leaves) if _is_own(x)]
+    for i, count in zip(places, counts, strict=False):  # who goes on compares the structures
+        last = jax.tree.map(partial(full_beside, value=count), leaves[i].last)
+        leaves[i] = leaves[i]._replace(last=last)
+    return treedef.unflatten(leaves)
+
+
+def _is_own(x: Any) -> bool:
+    return isinstance(x, LazyAdamState)
+
+
 def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array | None:
     """A counter for each row of a table; ``None`` for what is none."""
     leaf = jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p))

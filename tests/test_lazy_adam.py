@@ -1,13 +1,17 @@
 """`lazy_adam` beside dense Adam: several tables, masks, wrappers, surgery, export and meshes."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checks import assert_same_bits
 
 import adam_jax
 from adam_jax import Rows, lazy_adam
+from adam_jax.rows import is_rows
 
 SHAPES = {"bias": (6,), "first": (5, 3), "second": (3, 2)}
 DECAYS = {"bias": True, "first": True, "second": False}
@@ -84,3 +88,34 @@ def test_a_mask_that_is_a_function_is_asked_about_whole_parameters(catch_up):
         swapped = dense({name: not decays for name, decays in DECAYS.items()})
         for name in SHAPES:  # the twin: the other mask
             assert np.abs(p[name] - swapped[name]).max() > 1e-2
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "tree"])
+def test_a_row_that_is_added_or_begins_again_has_skipped_no_step(wrapped):
+    def tree(x):
+        return {"t": x} if wrapped else x
+
+    tx = lazy_adam(0.1, weight_decay=0.01, catch_up="exact", tables=is_table)
+    small, large = tree(jnp.ones((1, 2))), tree(jnp.ones((2, 2)))
+
+    def rows(index, size):
+        return tree(Rows(jnp.array([index]), jnp.ones((1, 2)), size))
+
+    def trained(p, size):
+        state = tx.init(p)
+        return jax.lax.fori_loop(0, 2000, lambda _, s: tx.update(rows(0, size), s, p)[1], state)
+
+    longer = adam_jax.grow(tx, trained(small, 1), large)
+    reset = partial(adam_jax.reset, tx, trained(large, 2), large)
+    anew = reset(tree(jnp.array([[False], [True]])))
+    assert_same_bits(anew, jax.jit(reset)(tree(jnp.array([[False], [True]]))))
+    for state in (longer, anew):
+        assert jax.tree.leaves(state.last)[0].tolist() == [2000, 2000]
+        steps, _ = tx.update(rows(1, 2), state, large)
+        found = jax.tree.leaves(steps, is_leaf=is_rows)[0].values
+        # A tenth of a learning rate, and the decay of one step.
+        np.testing.assert_allclose(found, np.full((1, 2), -0.1 * (0.1 + 0.01)), rtol=1e-4)
+        assert_same_bits(tx.catch_up(large, state)[0], large)
+    # What keeps some of its entries has its clock too.
+    in_part = reset(tree(jnp.array([[False, False], [True, False]])))
+    assert jax.tree.leaves(in_part.last)[0].tolist() == [2000, 0]
