@@ -132,16 +132,16 @@ class Lazy:
     ) -> tuple[optax.Params, Any]:
         """As if the steps that these rows have skipped had been taken."""
         lazy = only(state, LazyAdamState, "lazy_adam")
+        part = requested(params, lazy.last, indices)
+        last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
         if self.mode == "none":
-            return params, state
-        part, tables = requested(params, lazy.last, indices), _moments(lazy.inner_state)
-        leaves = part.take(params)
+            return params, _replaced(state, LazyAdamState, lazy._replace(last=last))
+        tables, leaves = _moments(lazy.inner_state), part.take(params)
         new, ways = self._caught_up(part, tables, leaves, lazy, self._mask(part))
         with jax.numpy_dtype_promotion("standard"):
             moved = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
         moved = [x.astype(p.dtype) for p, x in zip(leaves, moved, strict=True)]
         whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
-        last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
         caught_up = LazyAdamState(_with_moments(lazy.inner_state, whole), last)
         return part.put(params, moved), _replaced(state, LazyAdamState, caught_up)
 
@@ -188,12 +188,19 @@ class Lazy:
         )
 
 
+def own_states(state: chex.ArrayTree) -> list[LazyAdamState]:
+    """The states of `lazy_adam` in another, wherever they are nested."""
+    return [x for x in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(x)]
+
+
 def begun_now(fresh: chex.ArrayTree, state: chex.ArrayTree) -> Any:
     """A new state whose rows have skipped no step of another's: each begins at its step."""
-    counts = [_count(x.inner_state) for x in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(x)]
-    leaves, treedef = jax.tree.flatten(fresh, is_leaf=_is_own)
+    flat: tuple[Any, Any] = jax.tree.flatten(fresh, is_leaf=_is_own)
+    leaves, treedef = flat
     places = [i for i, x in enumerate(leaves) if _is_own(x)]
-    for i, count in zip(places, counts, strict=False):  # who goes on compares the structures
+    # Who takes both compares their structures.
+    for i, old in zip(places, own_states(state), strict=False):
+        count = _count(old.inner_state)
         last = jax.tree.map(partial(full_beside, value=count), leaves[i].last)
         leaves[i] = leaves[i]._replace(last=last)
     return treedef.unflatten(leaves)

@@ -10,7 +10,7 @@ import pytest
 from checks import assert_same_bits
 
 import adam_jax
-from adam_jax import Rows, lazy_adam
+from adam_jax import Rows, interop, lazy_adam
 from adam_jax.rows import is_rows
 
 SHAPES = {"bias": (6,), "first": (5, 3), "second": (3, 2)}
@@ -119,3 +119,37 @@ def test_a_row_that_is_added_or_begins_again_has_skipped_no_step(wrapped):
     # What keeps some of its entries has its clock too.
     in_part = reset(tree(jnp.array([[False, False], [True, False]])))
     assert jax.tree.leaves(in_part.last)[0].tolist() == [2000, 0]
+
+
+def to_torch(state, kind):
+    groups = {
+        "Adam": {"lr": 0.1, "betas": (0.9, 0.999), "amsgrad": False},
+        "SparseAdam": {"lr": 0.1, "betas": (0.9, 0.999)},
+    }
+    like = {"state": {}, "param_groups": [{**groups[kind], "params": [0, 1, 2]}]}
+    moved = interop.to_torch(state, params(), {"bias": 0, "first": 1, "second": 2}, like)
+    return moved["state"][1]["exp_avg_sq"]
+
+
+@pytest.mark.parametrize("catch_up", ["none", "decay"])
+def test_moments_are_exported_once_rows_have_caught_up(catch_up):
+    tx = optax.chain(adam_jax.clip_by_global_norm(1e9), lazy(catch_up))
+    given = list(stream(3))
+    # Rows that were never there wait for nothing.
+    assert np.sum(to_torch(descend(tx, given[:1])[1], "Adam").any(axis=1)) == 2
+    p, state = descend(tx, given)
+    message = r"row \d of params\['first'\] is as of step \d of 3: export what `tx.catch_up\("
+    with pytest.raises(ValueError, match=message):
+        to_torch(state, "Adam")
+    waiting = to_torch(state, "SparseAdam")
+    assert_same_bits(waiting, np.asarray(state[1].inner_state[0].nu["first"]))
+    p, state = lazy(catch_up).catch_up(p, state)
+    found = to_torch(state, "Adam")
+    if catch_up == "none":
+        assert_same_bits(found, waiting)
+    else:
+        nu = np.zeros(SHAPES["first"])
+        for g in map(whole, given):
+            nu = 0.999 * nu + 0.001 * np.square(np.asarray(g["first"], np.float64))
+        np.testing.assert_allclose(found, nu, rtol=1e-5)
+        assert np.any(np.abs(waiting - nu) > 1e-5 * nu)  # the twin

@@ -52,7 +52,9 @@ def lazy_adam(
     With ``"exact"`` a row is where Adam has it only after it has caught up. Let rows that a step
     reads catch up before it does: ``params, state = tx.catch_up(params, state, indices)``; and all
     in the end, before tables are read otherwise: ``tx.catch_up(params, state)``, which costs as a
-    step of Adam, or more.
+    step of Adam, or more. It also tells
+    an export, as `adam_jax.interop`'s, that moments are as of the last step; with ``"none"`` that
+    is all it does.
 
     Args:
       learning_rate: as in `adam`.
