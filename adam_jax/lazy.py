@@ -18,13 +18,22 @@ from jax import lax
 
 from adam_jax.decay import NO_DECAY, Mask, descent
 from adam_jax.mismatch import require_float, require_mask
-from adam_jax.rows import gathered, is_rows
+from adam_jax.rows import gathered, is_rows, require_auto
 from adam_jax.rules.adam import Adam
 from adam_jax.skipped import Rates, column, drift, left
 from adam_jax.states import only
 from adam_jax.storage import Choice
 from adam_jax.storage.at_rest import decoded, is_writable, scaled
-from adam_jax.tables import Shapes, Touched, by_rows, requested, require_stored_by_rows, touched
+from adam_jax.tables import (
+    Shapes,
+    Touched,
+    beside,
+    by_rows,
+    requested,
+    require_stored_by_rows,
+    touched,
+    within,
+)
 from adam_jax.transform import full_beside, lift
 
 _keystr = jax.tree_util.keystr
@@ -132,18 +141,21 @@ class Lazy:
     ) -> tuple[optax.Params, Any]:
         """As if the steps that these rows have skipped had been taken."""
         lazy = only(state, LazyAdamState, "lazy_adam")
-        part = requested(params, lazy.last, indices)
+        own = within(params, lazy.last)
+        wanted = None if indices is None else within(indices, lazy.last)
+        part = requested(own, lazy.last, wanted)
         last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
         if self.mode == "none":
             return params, _replaced(state, LazyAdamState, lazy._replace(last=last))
-        tables, leaves = _moments(lazy.inner_state), part.take(params)
+        tables, leaves = _moments(lazy.inner_state), part.take(own)
         new, ways = self._caught_up(part, tables, leaves, lazy, self._mask(part))
         with jax.numpy_dtype_promotion("standard"):
             moved = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
         moved = [x.astype(p.dtype) for p, x in zip(leaves, moved, strict=True)]
         whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
         caught_up = LazyAdamState(_with_moments(lazy.inner_state, whole), last)
-        return part.put(params, moved), _replaced(state, LazyAdamState, caught_up)
+        moved = beside(params, part.put(own, moved), lazy.last)
+        return moved, _replaced(state, LazyAdamState, caught_up)
 
     def _caught_up(
         self,
@@ -217,6 +229,7 @@ def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array
         return None
     if not leaf.shape:
         raise ValueError(f"params{_keystr(path)} has no rows; `tables` takes it for a table")
+    require_auto(f"params{_keystr(path)}", p)
     if 0 in leaf.shape:
         return jnp.zeros(leaf.shape[0], jnp.int32)
     counter: jax.Array = full_beside(p[:, *[0] * (len(leaf.shape) - 1)], 0, jnp.int32)

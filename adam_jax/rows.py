@@ -34,6 +34,9 @@ class Rows:
     The index ``size`` is padding: such rows are dropped, whatever their values are. So is any other
     that is out of range, -1 too, where it is traced; where it is known it is an error.
 
+    Tables may be sharded on meshes with Auto axes; on Explicit ones, which `jax.make_mesh` makes
+    by default in newer JAX, they must be whole on each device.
+
     Attributes:
       indices: integers of shape (k,), in any order.
       values: of shape (k, ...), floating or complex.
@@ -146,6 +149,20 @@ def require_in_range(name: str, indices: Any, size: int) -> None:
         at = ", ".join(map(str, place))
         rule = f"indices must be in [0, {size}), or {size} for padding"
         raise IndexError(f"{name}: {rule}, got {known[tuple(place)]} at position {at}")
+
+
+def require_auto(name: str, table: Any, axes: int | None = None) -> None:
+    """Check that no axis of a table, or none of the first, is sharded on an Explicit mesh.
+
+    Raises:
+      ValueError: one is: JAX wants to be told there where each row that is taken shall lie.
+    """
+    spec = getattr(getattr(getattr(table, "aval", None), "sharding", None), "spec", ())
+    if any(spec[:axes]):
+        raise ValueError(
+            f"{name} is sharded on an Explicit mesh, as {spec}; rows are taken of tables on meshes"
+            " with Auto axes"
+        )
 
 
 def map_values(f: Callable[..., Any], tree: chex.ArrayTree, *rest: chex.ArrayTree) -> Any:

@@ -167,6 +167,26 @@ def requested(params: optax.Params, last: chex.ArrayTree, indices: Any) -> Touch
     return Touched(treedef, leaves, gradients, {})
 
 
+def within(tree: chex.ArrayTree, last: chex.ArrayTree) -> Any:
+    """The tree as a transformation sees it that is masked, as by `optax.partition`."""
+    return jax.tree.map(lambda c, x: c if _masks(c) else x, last, tree, is_leaf=_has_no_counts)
+
+
+def beside(tree: chex.ArrayTree, new: chex.ArrayTree, last: chex.ArrayTree) -> Any:
+    """The tree with what is new of that part of it."""
+    return jax.tree.map(
+        lambda c, x, y: x if _masks(c) else y, last, tree, new, is_leaf=_has_no_counts
+    )
+
+
+def _masks(counts: Any) -> bool:
+    return isinstance(counts, optax.MaskedNode)
+
+
+def _has_no_counts(counts: Any) -> bool:
+    return counts is None or _masks(counts)
+
+
 def all_rows(g: Any) -> Rows:
     """An array as the rows of a table that are all there."""
     g = jnp.asarray(g)

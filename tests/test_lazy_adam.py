@@ -1,6 +1,6 @@
 """`lazy_adam` beside dense Adam: several tables, masks, wrappers, surgery, export and meshes."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,12 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_bits
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from layouts import mesh_of
 
 import adam_jax
-from adam_jax import Rows, interop, lazy_adam
+from adam_jax import Rows, interop, lazy_adam, lookup
 from adam_jax.rows import is_rows
 
 SHAPES = {"bias": (6,), "first": (5, 3), "second": (3, 2)}
@@ -54,8 +57,8 @@ def whole(gradients):
     )
 
 
-def descend(tx, given, p=None):
-    p = params() if p is None else p
+def descend(tx, given):
+    p = params()
     state, update = tx.init(p), jax.jit(tx.update)
     for gradients in given:
         steps, state = update(gradients, state, p)
@@ -63,9 +66,10 @@ def descend(tx, given, p=None):
     return p, state
 
 
-def dense(mask):
-    tx = adam_jax.adamw(RATE, weight_decay=DECAY, mask=mask)
-    return descend(tx, map(whole, stream()))[0]
+@cache
+def dense(mask=None):
+    tx = adam_jax.adamw(RATE, weight_decay=DECAY, mask=mask and dict(mask))
+    return jax.tree.map(np.asarray, descend(tx, map(whole, stream()))[0])
 
 
 def lazy(catch_up="exact", **settings):
@@ -84,8 +88,8 @@ def test_a_mask_that_is_a_function_is_asked_about_whole_parameters(catch_up):
     assert_close(p, q)
     if catch_up == "exact":
         p, _ = by_function.catch_up(p, state)
-        assert_close(p, dense(DECAYS))
-        swapped = dense({name: not decays for name, decays in DECAYS.items()})
+        assert_close(p, dense(tuple(DECAYS.items())))
+        swapped = dense(tuple((name, not decays) for name, decays in DECAYS.items()))
         for name in SHAPES:  # the twin: the other mask
             assert np.abs(p[name] - swapped[name]).max() > 1e-2
 
@@ -153,3 +157,74 @@ def test_moments_are_exported_once_rows_have_caught_up(catch_up):
             nu = 0.999 * nu + 0.001 * np.square(np.asarray(g["first"], np.float64))
         np.testing.assert_allclose(found, nu, rtol=1e-5)
         assert np.any(np.abs(waiting - nu) > 1e-5 * nu)  # the twin
+
+
+INDICES = {"bias": None, "first": jnp.array([[4, 0], [4, 1]]), "second": jnp.array([3, 2])}
+
+
+def partitioned(tx):
+    """Tables to it, and the rest to dense Adam."""
+    rest = adam_jax.adamw(RATE, weight_decay=DECAY)
+    return optax.partition({"t": tx, "r": rest}, {"bias": "r", "first": "t", "second": "t"})
+
+
+def alone(tx):
+    return tx
+
+
+def chained(tx):
+    return optax.chain(adam_jax.clip_by_global_norm(1e9), tx)
+
+
+@pytest.mark.parametrize("around", [alone, partitioned, chained], ids=lambda f: f.__name__)
+def test_rows_catch_up_out_of_other_transformations(around):
+    expected, tx = dense(), lazy()
+    p, state = jax.tree.map(np.asarray, descend(around(tx), stream()))
+    catch_up = jax.jit(tx.catch_up)
+    assert_close(catch_up(p, state)[0], expected)
+    chosen, then = jax.tree.map(np.asarray, catch_up(p, state, INDICES))
+    for name, rows in (("first", [0, 1, 4]), ("second", [2])):
+        others = [i for i in range(len(p[name])) if i not in rows]
+        np.testing.assert_allclose(chosen[name][rows], expected[name][rows], rtol=1e-5, atol=1e-6)
+        assert_same_bits(chosen[name][others], p[name][others])
+    # The twin: they were somewhere else before.
+    assert np.abs(p["first"] - expected["first"]).max() > 1e-2
+    assert_same_bits(chosen["bias"], p["bias"])
+    assert_same_bits(catch_up(chosen, then, INDICES), (chosen, then))
+    assert_close(catch_up(chosen, then)[0], expected)
+
+
+def on_mesh(kind, *axes):
+    table = jnp.asarray(np.random.default_rng(0).normal(size=(16, 8)), jnp.float32)
+    return jax.device_put(table, NamedSharding(mesh_of((8,), kind), P(*axes)))
+
+
+def test_a_step_on_a_sharded_table_is_the_same():
+    g = {"embedding": Rows(jnp.array([9, 3, 9]), jnp.ones((3, 8)) / 3, 16)}
+    tx, p = lazy_adam(0.1, weight_decay=0.1, catch_up="exact"), on_mesh("auto", "x", None)
+
+    @jax.jit
+    def two_steps(p):
+        _, state = tx.update(g, tx.init(p), p)
+        steps, state = tx.update(g, state, p)
+        return optax.apply_updates(p, steps), state
+
+    found, state = two_steps({"embedding": p})
+    expected = two_steps({"embedding": jnp.asarray(np.asarray(p))})
+    for x, y in zip(*map(jax.tree.leaves, ((found, state), expected)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
+    assert found["embedding"].sharding.is_equivalent_to(p.sharding, 2)
+    assert lookup(p, jnp.array([9])).shape == (1, 8)
+
+
+@pytest.mark.parametrize("axes", [("x", None), (None, "x")], ids=["rows", "columns"])
+def test_a_table_that_is_sharded_on_an_explicit_mesh_is_refused_by_name(axes):
+    p = {"embedding": on_mesh("explicit", *axes)}
+    message = "is sharded on an Explicit mesh, as .*; rows are taken of tables on"
+    for init in (lazy_adam(0.1).init, jax.jit(lazy_adam(0.1).init)):
+        with pytest.raises(ValueError, match=r"params\['embedding'\] " + message):
+            init(p)
+    if axes[0]:
+        with pytest.raises(ValueError, match="lookup " + message):
+            lookup(p["embedding"], jnp.array([1]))
+    lazy_adam(0.1).init({"embedding": on_mesh("explicit")})  # whole on each device
