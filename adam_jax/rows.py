@@ -29,7 +29,10 @@ class Rows:
     that is donated. In a tree it is one node in an array's place; those who take such trees here
     are `lazy_adam`, `clip_by_global_norm`, `skip_unstable`, `with_metrics` and
     `adam_jax.norms.global_norm`. Optax's transformations would scale indices too: give them
-    `optax.partition`'s other leaves, and the learning rate to `lazy_adam`.
+    `optax.partition`'s other leaves, and the learning rate to `lazy_adam`. And `jax.lax.psum` and
+    ``pmean`` would add those of several devices, without an error: there take
+    `jax.lax.all_gather` of both arrays, ``tiled``, as `Rows` not distinct, whose sum then counts;
+    for a mean divide the values.
 
     The index ``size`` is padding: such rows are dropped, whatever their values are. So is any other
     that is out of range, -1 too, where it is traced; where it is known it is an error.

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from layouts import mesh_of
 
 import adam_jax
-from adam_jax import Rows, interop, lazy_adam, lookup
+from adam_jax import Rows, interop, lazy_adam, lookup, skipped
 from adam_jax.rows import is_rows
 
 SHAPES = {"bias": (6,), "first": (5, 3), "second": (3, 2)}
@@ -228,3 +228,43 @@ def test_a_table_that_is_sharded_on_an_explicit_mesh_is_refused_by_name(axes):
         with pytest.raises(ValueError, match="lookup " + message):
             lookup(p["embedding"], jnp.array([1]))
     lazy_adam(0.1).init({"embedding": on_mesh("explicit")})  # whole on each device
+
+
+def test_a_schedule_is_computed_once_a_step_for_all_rows(monkeypatch):
+    monkeypatch.setattr(skipped, "_CHUNK", 8)
+    counts = []
+
+    def rate(count):
+        jax.debug.callback(lambda x: counts.append(int(x)), count)
+        return 0.1 / (1.0 + count)
+
+    start = np.array([3, 20, 40, 7, 11], np.int32)
+    steps = np.array([30, 15, 0, 33, 1], np.int32)
+    rates = skipped.Rates(rate, 0.5)
+    found = jax.jit(lambda *each: skipped._log_kept(rates, *each, jnp.float32))(start, steps)
+    jax.effects_barrier()
+    expected = [
+        np.sum(np.log1p(-0.05 / (1 + np.arange(first, first + n))))
+        for first, n in zip(start.astype(float), steps, strict=True)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    assert set(range(3, 40)) <= set(counts)
+    assert len(counts) <= 40 - 3 + 8
+
+
+def test_all_else_refuses_rows_by_name():
+    p, g = params(), next(stream(1))
+    message = r"gradient for params\['first'\] is Rows, which only lazy_adam, clip_by_global_norm"
+    around = (
+        adam_jax.adamw(0.1),
+        adam_jax.scale_by_adam(),
+        adam_jax.accumulate(lazy(), 2),
+        adam_jax.average_params(0.9),
+        adam_jax.master_weights(lazy()),
+        adam_jax.by_path({"bias": adam_jax.Scale(2.0)})(lazy()),
+        adam_jax.kahan_summation(),
+        adam_jax.stochastic_rounding(),
+    )
+    for tx in around:
+        with pytest.raises(TypeError, match=message):
+            tx.update(g, tx.init(p), p)

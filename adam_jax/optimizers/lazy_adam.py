@@ -46,15 +46,15 @@ def lazy_adam(
       That is up to the rounding of the sums, however large n: terms are left out that are less,
       together, than the rounding of the first. It costs up to 207 times the arithmetic of the
       rows touched, as many times as the longest skip if that is shorter; b1 >= sqrt(b2), or traced
-      ones, have no such limit. Schedules count in each step skipped. One cannot differentiate
-      through it in reverse.
+      ones, have no such limit. Schedules count in each step skipped: with weight decay they are
+      computed once for each step since the longest skip began, whatever the number of rows. One
+      cannot differentiate through it in reverse.
 
     With ``"exact"`` a row is where Adam has it only after it has caught up. Let rows that a step
     reads catch up before it does: ``params, state = tx.catch_up(params, state, indices)``; and all
     in the end, before tables are read otherwise: ``tx.catch_up(params, state)``, which costs as a
-    step of Adam, or more. It also tells
-    an export, as `adam_jax.interop`'s, that moments are as of the last step; with ``"none"`` that
-    is all it does.
+    step of Adam, or more. It also tells an export, as `adam_jax.interop`'s, that moments are as of
+    the last step; with ``"none"`` that is all it does.
 
     Args:
       learning_rate: as in `adam`.
