@@ -18,13 +18,22 @@ from jax import lax
 
 from adam_jax.decay import NO_DECAY, Mask, descent
 from adam_jax.mismatch import require_float, require_mask
-from adam_jax.rows import gathered, is_rows
+from adam_jax.rows import gathered, is_rows, require_auto
 from adam_jax.rules.adam import Adam
 from adam_jax.skipped import Rates, column, drift, left
 from adam_jax.states import only
 from adam_jax.storage import Choice
 from adam_jax.storage.at_rest import decoded, is_writable, scaled
-from adam_jax.tables import Shapes, Touched, by_rows, requested, require_stored_by_rows, touched
+from adam_jax.tables import (
+    Shapes,
+    Touched,
+    beside,
+    by_rows,
+    requested,
+    require_stored_by_rows,
+    touched,
+    within,
+)
 from adam_jax.transform import full_beside, lift
 
 _keystr = jax.tree_util.keystr
@@ -75,7 +84,7 @@ class Lazy:
     is_table: Callable[[Any, Any], bool]
 
     def __post_init__(self) -> None:
-        self._adam({})  # for its checks
+        self._adam({}, self.mask)  # for its checks
 
     def init(self, params: optax.Params) -> LazyAdamState:
         """Adam's state, and a counter for each row."""
@@ -88,7 +97,7 @@ class Lazy:
             for (path, leaf), counts in zip(leaves, tables, strict=True)
             if counts is not None
         }
-        inner_state = self._adam(shapes).init(params)
+        inner_state = self._adam(shapes, self.mask).init(params)
         for moments in _moments(inner_state):
             pairs = zip(leaves, treedef.flatten_up_to(moments), strict=True)
             for (path, _), each in pairs:
@@ -110,12 +119,15 @@ class Lazy:
         leaves = [None] * len(part.leaves)
         if params is not None:
             leaves = part.take(params, "the parameters")
-        moments, ways = self._caught_up(part, tables, leaves, state)
+        # A function is asked about whole parameters, and once.
+        mask = self._mask(part, params)
+        moments, ways = self._caught_up(part, tables, leaves, state, mask)
         with jax.numpy_dtype_promotion("standard"):
             now = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
             small = None if params is None else part.treedef.unflatten(now)
             before = _with_moments(state.inner_state, map(part.treedef.unflatten, moments))
-            stepped = self._adam(part.shapes).update(part.values(), before, small, **extra_args)
+            adam = self._adam(part.shapes, mask)
+            stepped = adam.update(part.values(), before, small, **extra_args)
             steps = part.treedef.flatten_up_to(stepped[0])
             steps = [u if way is None else u + way for u, way in zip(steps, ways, strict=True)]
         new = [part.treedef.flatten_up_to(x) for x in _moments(stepped[1])]
@@ -129,21 +141,29 @@ class Lazy:
     ) -> tuple[optax.Params, Any]:
         """As if the steps that these rows have skipped had been taken."""
         lazy = only(state, LazyAdamState, "lazy_adam")
+        own = within(params, lazy.last)
+        wanted = None if indices is None else within(indices, lazy.last)
+        part = requested(own, lazy.last, wanted)
+        last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
         if self.mode == "none":
-            return params, state
-        part, tables = requested(params, lazy.last, indices), _moments(lazy.inner_state)
-        leaves = part.take(params)
-        new, ways = self._caught_up(part, tables, leaves, lazy)
+            return params, _replaced(state, LazyAdamState, lazy._replace(last=last))
+        tables, leaves = _moments(lazy.inner_state), part.take(own)
+        new, ways = self._caught_up(part, tables, leaves, lazy, self._mask(part))
         with jax.numpy_dtype_promotion("standard"):
             moved = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
         moved = [x.astype(p.dtype) for p, x in zip(leaves, moved, strict=True)]
         whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
-        last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
         caught_up = LazyAdamState(_with_moments(lazy.inner_state, whole), last)
-        return part.put(params, moved), _replaced(state, LazyAdamState, caught_up)
+        moved = beside(params, part.put(own, moved), lazy.last)
+        return moved, _replaced(state, LazyAdamState, caught_up)
 
     def _caught_up(
-        self, part: Touched, tables: Sequence[Any], leaves: Sequence[Any], state: LazyAdamState
+        self,
+        part: Touched,
+        tables: Sequence[Any],
+        leaves: Sequence[Any],
+        state: LazyAdamState,
+        mask: Any,
     ) -> tuple[list[list[Any]], list[Any]]:
         """The moments of what is touched as of the last step, and how far parameters have moved."""
         mus, nus = [part.take(x) for x in tables]
@@ -151,7 +171,7 @@ class Lazy:
         if self.mode == "none":
             return [mus, nus], ways
         count, lasts = _count(state.inner_state), part.treedef.flatten_up_to(state.last)
-        masked = _masked(self.mask, part)
+        masked = _masked(mask, part)
         for i, rows in enumerate(part.gradients):
             if not is_rows(rows):
                 continue
@@ -167,13 +187,39 @@ class Lazy:
             nus[i] = _decayed(nus[i], self.rule.b2, skipped)
         return [mus, nus], ways
 
-    def _adam(self, shapes: Shapes) -> optax.GradientTransformationExtraArgs:
+    def _mask(self, part: Touched, params: optax.Params | None = None) -> Any:
+        """Which leaves decay: a tree; ``None`` for all."""
+        return self.mask(part.described(params)) if callable(self.mask) else self.mask
+
+    def _adam(self, shapes: Shapes, mask: Mask) -> optax.GradientTransformationExtraArgs:
         """Adam on parts of tables of these shapes."""
         direction = lift(self.rule, *[by_rows(x, shapes) for x in self.choices], seed=self.seed)
         decay = self.rates.weight_decay
         return descent(
-            direction, self.rates.learning_rate, NO_DECAY if decay is None else decay, self.mask
+            direction, self.rates.learning_rate, NO_DECAY if decay is None else decay, mask
         )
+
+
+def own_states(state: chex.ArrayTree) -> list[LazyAdamState]:
+    """The states of `lazy_adam` in another, wherever they are nested."""
+    return [x for x in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(x)]
+
+
+def begun_now(fresh: chex.ArrayTree, state: chex.ArrayTree) -> Any:
+    """A new state whose rows have skipped no step of another's: each begins at its step."""
+    flat: tuple[Any, Any] = jax.tree.flatten(fresh, is_leaf=_is_own)
+    leaves, treedef = flat
+    places = [i for i, x in enumerate(leaves) if _is_own(x)]
+    # Who takes both compares their structures.
+    for i, old in zip(places, own_states(state), strict=False):
+        count = _count(old.inner_state)
+        last = jax.tree.map(partial(full_beside, value=count), leaves[i].last)
+        leaves[i] = leaves[i]._replace(last=last)
+    return treedef.unflatten(leaves)
+
+
+def _is_own(x: Any) -> bool:
+    return isinstance(x, LazyAdamState)
 
 
 def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array | None:
@@ -183,6 +229,7 @@ def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array
         return None
     if not leaf.shape:
         raise ValueError(f"params{_keystr(path)} has no rows; `tables` takes it for a table")
+    require_auto(f"params{_keystr(path)}", p)
     if 0 in leaf.shape:
         return jnp.zeros(leaf.shape[0], jnp.int32)
     counter: jax.Array = full_beside(p[:, *[0] * (len(leaf.shape) - 1)], 0, jnp.int32)
@@ -207,16 +254,15 @@ def _all_at(part: Touched, count: jax.Array) -> list[Any]:
     ]
 
 
-def _masked(mask: Mask, part: Touched) -> list[bool]:
+def _masked(mask: Any, part: Touched) -> list[bool]:
     """Whether each leaf decays."""
-    tree = part.treedef.unflatten([x for _, x in part.leaves])
-    chosen = mask(tree) if callable(mask) else mask
-    if chosen is None:
+    if mask is None:
         return [True] * len(part.leaves)
-    require_mask(chosen, tree)
-    flat, treedef = _flatten(chosen)
+    tree = part.described()
+    require_mask(mask, tree)
+    flat, treedef = _flatten(mask)
     pairs = zip(flat, treedef.flatten_up_to(tree), strict=True)
-    return [x for (_, x), sub in pairs for _ in jax.tree.leaves(sub, is_leaf=is_rows)]
+    return [x for (_, x), sub in pairs for _ in jax.tree.leaves(sub)]
 
 
 def _flatten(tree: chex.ArrayTree) -> tuple[list[tuple[Any, Any]], Any]:

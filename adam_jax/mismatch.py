@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from adam_jax.hyperparameters import brief
+from adam_jax.rows import is_rows
 from adam_jax.rule import Rule, divides
 from adam_jax.storage import Format
 from adam_jax.storage.rounding import is_low
@@ -24,6 +25,7 @@ def require_float(tree: chex.ArrayTree, whose: str = "params") -> None:
     Raises:
       TypeError: a leaf is no array, or of integers.
     """
+    _require_no_rows(tree, whose)
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         _require_inexact(f"{whose}{_keystr(path)}", leaf)
 
@@ -99,6 +101,7 @@ def require_gradients(updates: optax.Updates, params: optax.Params | None) -> No
       TypeError: a gradient is no array, or of integers.
       ValueError: the trees differ, or a gradient and its parameter in shape.
     """
+    _require_no_rows(updates, "gradient for params")
     leaves, treedef = jax.tree_util.tree_flatten_with_path(updates, is_leaf=lambda x: x is None)
     names = [f"gradient for params{_keystr(path)}" for path, _ in leaves]
     for name, (_, g) in zip(names, leaves, strict=True):
@@ -208,6 +211,15 @@ def flatten_like(leaves: list[tuple[Any, Any]], treedef: Any, tree: Any, whose: 
         if not any(path[: len(g)] == g for g in given):
             raise ValueError(f"no gradient for params{_keystr(path)}, which is in {whose}")
     raise ValueError(f"gradients have other containers than {whose}, such as a list for a tuple")
+
+
+def _require_no_rows(tree: chex.ArrayTree, whose: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_rows):
+        if is_rows(leaf):
+            raise TypeError(
+                f"{whose}{_keystr(path)} is Rows, which only lazy_adam, clip_by_global_norm,"
+                " skip_unstable and with_metrics take"
+            )
 
 
 def _is_tree(x: Any) -> bool:

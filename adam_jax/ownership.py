@@ -70,15 +70,18 @@ def _fits(part: Any, param: Any, bare: bool) -> bool:
     """Whether it may be a moment of the parameter: an array, or a node with a ``shape``.
 
     Inside of a tree the place alone tells, also for moments of another shape, such as rows' sums.
-    A bare parameter has no place: there the shape tells, but not of a number such as the count.
+    A bare parameter has no place: there the shape tells, but not of a number such as the count. A
+    table may have a count for each row.
     """
     if not hasattr(part, "shape"):
         return False
     if not bare:
         return True
     shape = tuple(getattr(param, "shape", ()))  # a Python number has none
-    floating = jnp.issubdtype(getattr(part, "dtype", jnp.float32), jnp.inexact)
-    return bool(part.shape == shape and (shape or floating))
+    dtype = getattr(part, "dtype", jnp.float32)
+    counts_rows = jnp.issubdtype(dtype, jnp.signedinteger) and part.shape == shape[:1] != ()
+    floating = jnp.issubdtype(dtype, jnp.inexact)
+    return bool(counts_rows or (part.shape == shape and (shape or floating)))
 
 
 def level(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:

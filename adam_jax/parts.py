@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from adam_jax.ownership import Path, name_of, walk
 from adam_jax.storage.at_rest import is_writable
@@ -42,6 +43,13 @@ class Part:
     def is_magnitude(self) -> bool:
         """Whether it is a mean square or the like."""
         return is_magnitude(self.name)
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether it is the last step of each row of a table."""
+        dtype = getattr(self.old, "dtype", jnp.float32)
+        is_count = self.owner is not None and jnp.issubdtype(dtype, jnp.signedinteger)
+        return self.name == "last" and bool(is_count)
 
     @property
     def where(self) -> str:

@@ -18,7 +18,7 @@ from jax import lax
 
 from adam_jax.hyperparameters import brief, flag, function
 from adam_jax.leaves import Predicate, is_embedding
-from adam_jax.rows import Rows, require_in_range
+from adam_jax.rows import Rows, require_auto, require_in_range
 
 _keystr = jax.tree_util.keystr
 
@@ -83,6 +83,7 @@ def lookup(table: Any, indices: Any) -> jax.Array:
     Raises:
       IndexError: an index is known, and out of range.
       TypeError: indices are no integers.
+      ValueError: the rows are sharded on an Explicit mesh.
 
     Example:
       >>> import jax.numpy as jnp
@@ -99,6 +100,8 @@ def lookup(table: Any, indices: Any) -> jax.Array:
     if not jnp.issubdtype(indices.dtype, jnp.integer):
         raise TypeError(f"`indices` must be integers, got {brief(indices)}")
     name = table.name if isinstance(table, Table) else "lookup"
+    # A table whose rows are whole, but not all on one device.
+    require_auto(name, table.array if isinstance(table, Table) else table, axes=1)
     require_in_range(name, indices, table.shape[0])
     return table.look_up(indices) if isinstance(table, Table) else _rows(table, indices)
 

@@ -29,10 +29,16 @@ class Rows:
     that is donated. In a tree it is one node in an array's place; those who take such trees here
     are `lazy_adam`, `clip_by_global_norm`, `skip_unstable`, `with_metrics` and
     `adam_jax.norms.global_norm`. Optax's transformations would scale indices too: give them
-    `optax.partition`'s other leaves, and the learning rate to `lazy_adam`.
+    `optax.partition`'s other leaves, and the learning rate to `lazy_adam`. And `jax.lax.psum` and
+    ``pmean`` would add those of several devices, without an error: there take
+    `jax.lax.all_gather` of both arrays, ``tiled``, as `Rows` not distinct, whose sum then counts;
+    for a mean divide the values.
 
     The index ``size`` is padding: such rows are dropped, whatever their values are. So is any other
     that is out of range, -1 too, where it is traced; where it is known it is an error.
+
+    Tables may be sharded on meshes with Auto axes; on Explicit ones, which `jax.make_mesh` makes
+    by default in newer JAX, they must be whole on each device.
 
     Attributes:
       indices: integers of shape (k,), in any order.
@@ -146,6 +152,20 @@ def require_in_range(name: str, indices: Any, size: int) -> None:
         at = ", ".join(map(str, place))
         rule = f"indices must be in [0, {size}), or {size} for padding"
         raise IndexError(f"{name}: {rule}, got {known[tuple(place)]} at position {at}")
+
+
+def require_auto(name: str, table: Any, axes: int | None = None) -> None:
+    """Check that no axis of a table, or none of the first, is sharded on an Explicit mesh.
+
+    Raises:
+      ValueError: one is: JAX wants to be told there where each row that is taken shall lie.
+    """
+    spec = getattr(getattr(getattr(table, "aval", None), "sharding", None), "spec", ())
+    if any(spec[:axes]):
+        raise ValueError(
+            f"{name} is sharded on an Explicit mesh, as {spec}; rows are taken of tables on meshes"
+            " with Auto axes"
+        )
 
 
 def map_values(f: Callable[..., Any], tree: chex.ArrayTree, *rest: chex.ArrayTree) -> Any:

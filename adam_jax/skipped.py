@@ -19,6 +19,9 @@ from adam_jax.hyperparameters import DYNAMIC, Scalar, Schedule
 from adam_jax.rule import log
 from adam_jax.rules.adam import Adam
 
+# Steps whose rates are computed at once.
+_CHUNK = 512
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -144,21 +147,35 @@ def _by_momentum(
 
 
 def _log_kept(rates: Rates, start: jax.Array, steps: jax.Array, dtype: Any) -> jax.Array:
-    """The logarithm of the share of parameters that decay leaves, of each row's steps."""
+    """The logarithm of the share of parameters that decay leaves, of each row's steps.
+
+    Where rates vary it is a number a step from the first one that is skipped on, once for all rows,
+    of which each takes the sum over its own; a chunk of steps at a time, whose sums are short.
+    """
 
     def logarithm(count: jax.Array) -> jax.Array:
         lost: Any = rates.at(count, dtype)[1]
-        return jnp.log1p(-lost)
+        # Not -inf, of which differences of sums would be NaN; its exponential is 0 too.
+        return jnp.maximum(jnp.log1p(-lost), -800)
 
     if not rates.vary:
         return jnp.where(steps == 0, 0, steps.astype(dtype) * logarithm(start))
 
-    def step(carry: Any) -> Any:
-        done, kept = carry
-        return done + 1, jnp.where(done < steps, kept + logarithm(start + done), kept)
+    end = jnp.max(start + steps, initial=0)
 
     def go_on(carry: Any) -> Any:
-        return carry[0] < jnp.max(steps, initial=0)
+        return carry[0] < end
 
-    kept: jax.Array = lax.while_loop(go_on, step, (jnp.int32(0), jnp.zeros(start.shape, dtype)))[1]
+    def chunk(carry: Any) -> Any:
+        first, kept = carry
+        count = first + jnp.arange(_CHUNK, dtype=jnp.int32)
+        # Not of steps that are still to come, of which a schedule may know nothing.
+        each = jnp.where(count < end, logarithm(jnp.minimum(count, end - 1)), 0)
+        sums = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(each)])
+        low, high = (jnp.clip(x - first, 0, _CHUNK) for x in (start, start + steps))
+        return first + _CHUNK, kept + (sums[high] - sums[low])
+
+    begin = jnp.min(jnp.where(steps > 0, start, end), initial=jnp.iinfo(jnp.int32).max)
+    zero = jnp.zeros(start.shape, dtype)
+    kept: jax.Array = lax.while_loop(go_on, chunk, (begin.astype(jnp.int32), zero))[1]
     return kept

@@ -13,7 +13,9 @@ mean gradient to 1.
 
 A gradient that is kept, as by Adan and MARS, begins at 0 too: the first difference is the gradient
 itself, where their papers begin with none. And an unfinished mean of `accumulate` begins at 0, but
-its weight, which is of all leaves, stays: so reset between two full steps.
+its weight, which is of all leaves, stays: so reset between two full steps. To `lazy_adam` a row
+that begins again as a whole has skipped no step yet; let the others catch up before, for their mean
+square is otherwise as of their last steps.
 """
 
 from functools import partial
@@ -26,6 +28,7 @@ import numpy as np
 import optax
 
 from adam_jax.hyperparameters import brief, transformation
+from adam_jax.lazy import begun_now
 from adam_jax.ownership import Path
 from adam_jax.parts import Part, Shape, mapped, shape_of
 from adam_jax.rule import divides, mean_of_blocks
@@ -80,7 +83,7 @@ def reset(
       >>> [f"{row[0]:.3f}" for row in adam.nu["embed"]]
       ['0.001', '0.005', '0.009']
     """
-    fresh = transformation("tx", tx).init(params)
+    fresh = begun_now(transformation("tx", tx).init(params), state)
     masks = _masks(mask, params)
     owned: set[Path | None] = set()
     strangers: list[Part] = []
@@ -96,6 +99,8 @@ def reset(
         if shape_of(part.old) != shape_of(part.new):
             raise ValueError(f"{part}; `grow` is for parameters that have grown")
         part.require_writable()
+        if part.counts_rows:
+            which, shape = _rows(which, shape), shape[:1]
         return _begun_again(shape, part.is_magnitude, which, part.new, part.old)
 
     changed = mapped(change, fresh, state, params)
@@ -137,7 +142,7 @@ def grow(
       >>> [f"{x:.3f}" for x in adam.nu[:, 0]]
       ['0.001', '0.009', '0.005']
     """
-    fresh = transformation("tx", tx).init(params)
+    fresh = begun_now(transformation("tx", tx).init(params), state)
 
     def change(part: Part) -> Any:
         before, after = shape_of(part.old), shape_of(part.new)
@@ -173,6 +178,11 @@ def _masks(mask: Any, params: Any) -> dict[Path | None, tuple[Any, Shape]]:
         static = isinstance(which, bool | np.bool_)
         masks[path] = (bool(which) if static else which), jnp.shape(p)
     return masks
+
+
+def _rows(which: Any, shape: Shape) -> jax.Array:
+    """The rows that begin again as a whole."""
+    return jnp.all(jnp.broadcast_to(which, shape), axis=tuple(range(1, len(shape))))
 
 
 def _broadcasts(shape: Shape, to: Shape) -> bool:

@@ -51,6 +51,15 @@ class Touched:
         pairs = zip(self.gradients, found, strict=True)
         return [gathered(x, g) if is_rows(g) else x for g, x in pairs]
 
+    def described(self, params: optax.Params | None = None) -> Any:
+        """The shapes of whole leaves, tables too; of the parameters, for their dtypes, if given."""
+        found = [g for _, g in self.leaves]
+        if params is not None:
+            found = flatten_like(self.leaves, self.treedef, params, "the parameters")
+        shapes = [x.shape if is_rows(x) else jnp.shape(x) for x in found]
+        dtypes = [x.dtype if is_rows(x) else jnp.result_type(x) for x in found]
+        return self.treedef.unflatten(map(jax.ShapeDtypeStruct, shapes, dtypes))
+
     def put(self, tree: chex.ArrayTree, new: Sequence[Any]) -> Any:
         """The tree with ``new`` in what is touched."""
         triples = zip(self.gradients, self.treedef.flatten_up_to(tree), new, strict=True)
@@ -156,6 +165,26 @@ def requested(params: optax.Params, last: chex.ArrayTree, indices: Any) -> Touch
             require_in_range(f"`indices`{_keystr(path)}", chosen, p.shape[0])
             gradients.append(Rows(chosen, jnp.zeros((chosen.size, 0)), p.shape[0]).summed())
     return Touched(treedef, leaves, gradients, {})
+
+
+def within(tree: chex.ArrayTree, last: chex.ArrayTree) -> Any:
+    """The tree as a transformation sees it that is masked, as by `optax.partition`."""
+    return jax.tree.map(lambda c, x: c if _masks(c) else x, last, tree, is_leaf=_has_no_counts)
+
+
+def beside(tree: chex.ArrayTree, new: chex.ArrayTree, last: chex.ArrayTree) -> Any:
+    """The tree with what is new of that part of it."""
+    return jax.tree.map(
+        lambda c, x, y: x if _masks(c) else y, last, tree, new, is_leaf=_has_no_counts
+    )
+
+
+def _masks(counts: Any) -> bool:
+    return isinstance(counts, optax.MaskedNode)
+
+
+def _has_no_counts(counts: Any) -> bool:
+    return counts is None or _masks(counts)
 
 
 def all_rows(g: Any) -> Rows:

@@ -130,7 +130,7 @@ def to_keras(
 
     Raises:
       ValueError: variables, shapes or moments do not fit, or one is not finite, or Nadam's
-        ``beta_1`` is missing.
+        ``beta_1`` is missing, or rows of `lazy_adam` have to catch up first.
       TypeError: an argument is of the wrong kind, or a variable would round a float64.
 
     Example:

@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from adam_jax.hyperparameters import brief, transformation
+from adam_jax.lazy import own_states
 from adam_jax.ownership import Owned, Path, walk
 from adam_jax.storage.at_rest import decoded, is_writable, written
 from adam_jax.storage.format import Stored
@@ -139,13 +140,18 @@ def put(
 
 
 def take(
-    state: chex.ArrayTree, params: optax.Params
+    state: chex.ArrayTree, params: optax.Params, by_rows: bool = False
 ) -> tuple[int, dict[Path, dict[str, np.ndarray]]]:
     """The count of steps in a state, and its moments, decoded: by parameter's path and field.
 
+    Args:
+      state: of any transformation.
+      params: its parameters.
+      by_rows: whether rows of tables that have skipped steps may wait there as they do here.
+
     Raises:
       ValueError: there is no member's state, or counts differ, or a parameter has two moments of a
-        kind, or one is not finite.
+        kind, or one is not finite, or rows have to catch up first.
     """
     members = [x for x in jax.tree.leaves(state, is_leaf=_is_member) if _is_member(x)]
     counts = {int(member.count) for member in members}
@@ -161,7 +167,30 @@ def take(
                     raise ValueError(f"`state` has {where} twice")
                 row[field] = np.array(decoded(stored))
                 require_sound(where, row[field], field.startswith("nu"))
-    return counts.pop(), rows
+    count = counts.pop()
+    if not by_rows:
+        _require_caught_up(state, count, rows)
+    return count, rows
+
+
+def _require_caught_up(
+    state: chex.ArrayTree, count: int, moments: Mapping[Path, Mapping[str, np.ndarray]]
+) -> None:
+    """Check that moments of all rows are as of the last step, as those that are 0 always are.
+
+    Raises:
+      ValueError: one row's are not.
+    """
+    for lazy in own_states(state):
+        for path, last in jax.tree_util.tree_leaves_with_path(lazy.last):
+            some = [x.reshape(len(x), -1).any(axis=1) for x in moments[path].values()]
+            late = np.any(some, axis=0) & (np.asarray(last) != count)
+            if late.any():
+                row = int(np.argmax(late))
+                raise ValueError(
+                    f"row {row} of params{_keystr(path)} is as of step {last[row]} of {count}:"
+                    " export what `tx.catch_up(params, state)` returns"
+                )
 
 
 def _is_member(node: Any) -> bool:

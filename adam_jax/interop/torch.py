@@ -158,7 +158,8 @@ def to_torch(
       The state dict.
 
     Raises:
-      ValueError: parameters, shapes or moments do not fit, or one is not finite.
+      ValueError: parameters, shapes or moments do not fit, or one is not finite; or rows of
+        `lazy_adam` have to catch up first, but for ``SparseAdam``, where they wait too.
       TypeError: an argument is of the wrong kind.
 
     Example:
@@ -172,7 +173,8 @@ def to_torch(
       1.0 [ 0.1 -0.2]
     """
     entries = Entries(like)
-    count, rows = take(state, params)
+    kinds = {_kind(group)[0] for group in like["param_groups"]}
+    count, rows = take(state, params, by_rows=kinds == {"SparseAdam"})
     moved = {}
     for path, _, name in named(params, names):
         key = entries.key(name, path)

@@ -46,13 +46,15 @@ def lazy_adam(
       That is up to the rounding of the sums, however large n: terms are left out that are less,
       together, than the rounding of the first. It costs up to 207 times the arithmetic of the
       rows touched, as many times as the longest skip if that is shorter; b1 >= sqrt(b2), or traced
-      ones, have no such limit. Schedules count in each step skipped. One cannot differentiate
-      through it in reverse.
+      ones, have no such limit. Schedules count in each step skipped: with weight decay they are
+      computed once for each step since the longest skip began, whatever the number of rows. One
+      cannot differentiate through it in reverse.
 
     With ``"exact"`` a row is where Adam has it only after it has caught up. Let rows that a step
     reads catch up before it does: ``params, state = tx.catch_up(params, state, indices)``; and all
     in the end, before tables are read otherwise: ``tx.catch_up(params, state)``, which costs as a
-    step of Adam, or more.
+    step of Adam, or more. It also tells an export, as `adam_jax.interop`'s, that moments are as of
+    the last step; with ``"none"`` that is all it does.
 
     Args:
       learning_rate: as in `adam`.
@@ -77,7 +79,8 @@ def lazy_adam(
 
     Raises:
       ValueError: an argument is out of its range; from ``update`` a gradient does not fit, or is
-        `Rows` where there is no table. The error names the leaf.
+        `Rows` where there is no table; from ``init`` a table is sharded on an Explicit mesh. The
+        error names the leaf.
       IndexError: a row's index is known, and out of range.
       TypeError: an argument is of the wrong kind, or a moment of a table is not stored by rows.
 
