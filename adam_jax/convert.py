@@ -100,7 +100,7 @@ def in_format(part: Part, word: jax.Array | None = None) -> Any:
 def _layout(stored: Any) -> tuple[Any, ...]:
     """Equal where the format is, with all that it has beside its arrays."""
     leaves, structure = jax.tree.flatten(stored)
-    return structure, [(jnp.shape(x), jnp.result_type(x)) for x in leaves]
+    return structure, [(shape_of(x), jnp.result_type(x)) for x in leaves]
 
 
 def _is_complex(stored: Any) -> bool:

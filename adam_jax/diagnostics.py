@@ -16,6 +16,7 @@ import optax
 
 from adam_jax.hyperparameters import brief, transformation
 from adam_jax.ownership import Path, name_of, walk
+from adam_jax.parts import shape_of
 
 _MOST_ROWS = 20
 
@@ -189,11 +190,6 @@ def _columns(sites: list[tuple[Path, dict[Path, int]]]) -> dict[str, dict[Path, 
         column = _keystr(path).removeprefix(".") if shared else name
         columns.setdefault(column, {}).update(held)
     return columns
-
-
-def shape_of(leaf: Any) -> tuple[int, ...]:
-    """The shape of an array, or of what stands for one."""
-    return tuple(getattr(leaf, "shape", ()))  # a Python number has none
 
 
 def _bytes(tree: Any) -> int:

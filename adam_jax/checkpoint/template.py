@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from adam_jax.parts import shape_of
 from adam_jax.sharding import abstract_state
 
 
@@ -44,7 +45,7 @@ def _placed(params: optax.Params) -> Any:
 
     def one(p: Any) -> Any:
         lies = getattr(p, "sharding", None) or anywhere
-        return jax.ShapeDtypeStruct(jnp.shape(p), jnp.result_type(p), sharding=lies)
+        return jax.ShapeDtypeStruct(shape_of(p), jnp.result_type(p), sharding=lies)
 
     return jax.tree.map(one, params)
 

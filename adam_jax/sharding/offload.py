@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adam_jax.diagnostics import shape_of
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
+from adam_jax.parts import shape_of
 from adam_jax.services.path_rules import predicate
 from adam_jax.sharding.placement import is_abstract, lies, placed, sharding_of
 from adam_jax.sharding.specs import HOST

@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from adam_jax.diagnostics import require_arrays, shape_of
+from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
+from adam_jax.parts import shape_of
 from adam_jax.sharding.specs import Axes, array_axes, axes_of, named
 
 _keystr = jax.tree_util.keystr

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import optax
 
-from adam_jax.diagnostics import aligned, human, shape_of
+from adam_jax.diagnostics import aligned, human
 from adam_jax.ownership import Path, walk
+from adam_jax.parts import shape_of
 from adam_jax.sharding.placement import abstract_state, sharding_of
 from adam_jax.sharding.specs import text
 

@@ -15,9 +15,9 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adam_jax.diagnostics import shape_of
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
+from adam_jax.parts import shape_of
 from adam_jax.sharding import specs as arithmetic
 from adam_jax.sharding.placement import is_abstract, lies, placed, sharding_of
 from adam_jax.sharding.specs import (
