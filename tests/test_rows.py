@@ -200,6 +200,9 @@ def test_gradients_are_those_of_whole_tables():
     np.testing.assert_allclose(found["v"], whole["v"], atol=1e-6)
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 6), reason="JAX has not all of the compiler's options"
+)
 def test_a_step_has_no_temporary_of_the_tables_size():
     size, tx = 20_000, lazy_adam(0.1, catch_up="exact")
     p = {"embedding": jnp.zeros((size, WIDTH)), "v": jnp.ones(WIDTH)}
