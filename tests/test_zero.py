@@ -244,7 +244,16 @@ def test_by_hand_inside_shard_map():
 def parts_of(tx, shape, spec=None, mesh=((8,), ("data",)), axis="data"):
     params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
     mesh = AbstractMesh(*mesh)
-    return sharding.part_specs(tx, params, mesh, axis, None if spec is None else {"w": spec})["w"]
+    given = None if spec is None else {"w": spec}
+    return shortest(sharding.part_specs(tx, params, mesh, axis, given)["w"])
+
+
+def shortest(spec):
+    """Without what is whole at its end, which the spec of an Explicit mesh has too.
+
+    Such are abstract meshes of recent JAX.
+    """
+    return P(*spec[: max((i + 1 for i, names in enumerate(spec) if names), default=0)])
 
 
 BOTH = ((8, 2), ("data", "model"))
@@ -299,7 +308,7 @@ def test_parameters_without_state_are_left():
     params = {"w": jax.ShapeDtypeStruct((16, 64), jnp.float32), "frozen": jnp.ones((16, 8))}
     tx = adam_jax.by_path({"frozen": adam_jax.FREEZE})(adam_jax.adam(1e-3))
     parts = sharding.part_specs(tx, params, AbstractMesh((8,), ("data",)), "data")
-    assert parts == {"w": P("data"), "frozen": P()}
+    assert jax.tree.map(shortest, parts) == {"w": P("data"), "frozen": P()}
 
 
 # --- its plan, and what is refused ---------------------------------------------------------------
