@@ -247,8 +247,12 @@ def test_strict_settings():
         params = {"w": jnp.ones((2, 3), jnp.bfloat16), "c": jnp.ones(3, jnp.complex64)}
         tx = adam_jax.adam(0.1, nu_dtype=jnp.bfloat16)
         state = tx.init(params)
-        reset(tx, state, params, {"w": jnp.asarray([True, False, False]), "c": True})
-        grow(tx, state, jax.tree.map(lambda p: jnp.concatenate([p, p]), params))
+        begun = reset(tx, state, params, {"w": jnp.asarray([True, False, False]), "c": True})
+        larger = jax.tree.map(lambda p: jnp.concatenate([p, p]), params)
+        grown = grow(tx, state, larger)
+        for new, p in ((begun, params), (grown, larger)):
+            kinds = [(x.shape, x.dtype) for x in jax.tree.leaves(new)]
+            assert kinds == [(x.shape, x.dtype) for x in jax.tree.leaves(tx.init(p))]
 
 
 @dataclass(frozen=True)
