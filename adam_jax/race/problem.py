@@ -25,6 +25,11 @@ The rest may be left out:
 | `evaluate(params) -> {name: number}` | figures for the table, once a run, outside `jit` | none |
 | `epochs` | how often to go through the batches | 10 |
 | `learning_rates` | what to try: a list of numbers, or text such as `"1e-4:1:9"` | `"1e-4:1:9"` |
+| `target` | the training loss that counts as solved | 10% above the lowest final loss |
+| `samples(params) -> {caption: sample}` | what the report shows of a run, outside `jit` | none |
+
+A sample is text, or a picture: an array of two dimensions, from 0 (black) to 1 (white). The first
+line of the file's docstring says in the report what the problem is.
 
 Example: a line through noisy points. `adam_jax/race/problems/` has real ones.
 
@@ -44,6 +49,7 @@ Example: a line through noisy points. `adam_jax/race/problems/` has real ones.
         return jnp.mean((x @ params["w"] - y) ** 2)
 '''
 
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,6 +59,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adam_jax.race import feed, grid, problems
 from adam_jax.race.errors import UsageError, blaming, require
@@ -78,6 +85,9 @@ class Problem:
       evaluate: `params -> {name: number}`, or `None`.
       epochs: how often to go through the batches, unless the user says otherwise.
       learning_rates: those to try, unless the user says otherwise.
+      about: what it is, in a line; empty if the file does not say.
+      target: the training loss that counts as solved; `None` if that is for the race to find.
+      samples: `params -> {caption: text or picture}`, or `None`.
     """
 
     name: str
@@ -90,6 +100,9 @@ class Problem:
     evaluate: Callable[[Tree], dict[str, float]] | None
     epochs: int
     learning_rates: tuple[float, ...]
+    about: str
+    target: float | None
+    samples: Callable[[Tree], dict[str, str | np.ndarray]] | None
 
 
 def names() -> list[str]:
@@ -130,6 +143,9 @@ def load(problem: str) -> Problem:
         evaluate=checked,
         epochs=_epochs(module, where),
         learning_rates=_learning_rates(module, where),
+        about=(module.__doc__ or "").strip().partition("\n")[0],
+        target=_target(module, where),
+        samples=_samples(module, where, file),
     )
 
 
@@ -209,6 +225,47 @@ def _checked(
             return {str(name): float(figure) for name, figure in figures.items()}
 
     return checked
+
+
+def _samples(
+    module: ModuleType, where: str, file: Path
+) -> Callable[[Tree], dict[str, str | np.ndarray]] | None:
+    """A `samples` that returns text and pictures, or says what is wrong."""
+    if not hasattr(module, "samples"):
+        return None
+    samples = _function(module, where, "samples")
+
+    def checked(params: Tree) -> dict[str, str | np.ndarray]:
+        with blaming(f"{where}: `samples` failed", file):
+            found = samples(params)
+        rule = f"{where}: `samples` must return a dict of captions and of texts or pictures"
+        if not isinstance(found, Mapping):
+            raise UsageError(f"{rule}, got {type(found).__name__}")
+        return {str(caption): _sample(rule, caption, sample) for caption, sample in found.items()}
+
+    return checked
+
+
+def _sample(rule: str, caption: str, sample: Any) -> str | np.ndarray:
+    if isinstance(sample, str):
+        return sample
+    with blaming(rule):
+        picture = np.asarray(sample, np.float32)
+    if picture.ndim != 2 or not picture.size:
+        raise UsageError(f"{rule} of two dimensions, got {list(picture.shape)} for {caption!r}")
+    return picture
+
+
+def _target(module: ModuleType, where: str) -> float | None:
+    target = getattr(module, "target", None)
+    if target is None:
+        return None
+    rule = f"{where}: `target` must be a finite number"
+    with blaming(rule):
+        number = float(target)
+    if not math.isfinite(number):
+        raise UsageError(f"{rule}, got {target!r}")
+    return number
 
 
 def _epochs(module: ModuleType, where: str) -> int:
