@@ -23,9 +23,7 @@ pytest.importorskip("orbax.checkpoint", reason="Orbax wants a recent JAX; `test`
 
 SCRIPT = Path(training.__file__)
 PATIENCE = 120  # seconds, for a machine that does much else
-
-
-NO_PORT = "Failed to start RPC server"  # what JAX says where another has the port
+TRIES = 3  # of ports: another may take one first, whereupon JAX fails in more than one way
 
 
 def free_ports():
@@ -50,12 +48,13 @@ class Job:
 
     def __enter__(self):
         self._clock.start()
-        self._start()
-        if not self._is_begun() and NO_PORT in self._errors[0].read_text():
-            self._close()
+        for _ in range(TRIES):
             self._start()
-            self._is_begun()
-        return self
+            if self._is_begun():
+                return self
+            self._close()
+        self._clock.cancel()
+        return pytest.fail(self._said())
 
     def __exit__(self, *_):
         self._clock.cancel()
@@ -111,7 +110,10 @@ class Job:
             if line.startswith("step"):  # and not Gloo
                 _, step, digest, size = line.split()
                 return int(step), digest, int(size)
-        return pytest.fail("\n".join(errors.read_text()[-2000:] for errors in self._errors))
+        return pytest.fail(self._said())
+
+    def _said(self):
+        return "\n".join(errors.read_text()[-2000:] for errors in self._errors)
 
 
 @pytest.fixture(scope="module")
