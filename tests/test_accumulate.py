@@ -68,6 +68,7 @@ def mean(stream, weights=None):
 # --- one step, of the mean -----------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("way", ["static", "traced", "counted"])
 @pytest.mark.parametrize("name", INNER)
 def test_it_is_a_step_by_the_mean(name, way):

@@ -151,6 +151,7 @@ def multiple(factor, params):
     return jax.tree.map(lambda p: factor * p, params)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("settings", [{}, STRICT], ids=["plain", "strict"])
 @pytest.mark.parametrize("name", TREES)
 def test_any_tree(name, settings):

@@ -87,6 +87,7 @@ def test_an_average_of_the_last_one_alone_does_not_help():
 # --- the formula ---------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("b", [0.0, 0.3, 0.9, 0.9999])
 def test_it_is_the_debiased_average(b, traced):
@@ -178,6 +179,7 @@ def test_inside_master_weights_it_averages_the_masters():
 # --- formats -------------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_holds_the_average_within_its_precision(name):
     row = FORMATS[name]

@@ -67,6 +67,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings(name):
     with configured({name: SETTINGS[name]}):

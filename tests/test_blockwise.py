@@ -204,6 +204,7 @@ def misses(encode: Callable[[Any], Any], kind: str, signed: bool, more: int = 10
     return int(np.sum(encode(y) != nearest(y.astype(np.float64), ascending(kind, signed))))
 
 
+@pytest.mark.costly
 @every_book
 def test_nearest_is_the_nearest_code_for_every_enumerated_number(kind: str, signed: bool) -> None:
     assert misses(encoder(kind, signed), kind, signed, 1_000_000) == 0
@@ -257,6 +258,7 @@ def searches(function: Callable[..., Any], *args: Any) -> set[str]:
     return set(re.findall(r"\b(?:gather|dynamic[-_]gather|dynamic[-_]slice|sort|while)\b", text))
 
 
+@pytest.mark.costly
 @every_book
 @every_rounding
 def test_there_is_no_search_in_the_program(kind: str, signed: bool, rounding: str) -> None:
@@ -445,6 +447,7 @@ LAYOUTS = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("kind", "signed", "shape"), LAYOUTS, ids=str)
 def test_blocks_are_those_of_the_oracle(kind: str, signed: bool, shape: tuple[int, ...]) -> None:
     form, axis = MAKE[kind](rounding="nearest", min_size=0), SHAPES[shape]
@@ -474,6 +477,7 @@ def test_blocks_are_those_of_the_oracle(kind: str, signed: bool, shape: tuple[in
     np.testing.assert_allclose(decoded, (values * each).reshape(shape), rtol=2e-6)
 
 
+@pytest.mark.costly
 @every_format
 @pytest.mark.parametrize("block_size", [2, 6, 100])
 def test_blocks_of_any_even_size(kind: str, block_size: int) -> None:
@@ -485,6 +489,7 @@ def test_blocks_of_any_even_size(kind: str, block_size: int) -> None:
     np.testing.assert_array_equal(table_of(kind, True)[unpacked(blocks, 1, kind)], values)
 
 
+@pytest.mark.costly
 @every_book
 def test_blocks_know_nothing_of_each_other(kind: str, signed: bool) -> None:
     """A huge entry, or one that is not finite, changes its block, and no other in its row or out.
@@ -510,6 +515,7 @@ def test_blocks_know_nothing_of_each_other(kind: str, signed: bool) -> None:
                 assert not np.any(np.isfinite(after[own]))
 
 
+@pytest.mark.costly
 @every_book
 def test_the_last_short_block_has_its_own_scale(kind: str, signed: bool) -> None:
     form = MAKE[kind](64, rounding="nearest", min_size=0)
@@ -537,6 +543,7 @@ GAPS = {
 }
 
 
+@pytest.mark.costly
 @every_book
 def test_every_magnitude_is_stored(kind: str, signed: bool) -> None:
     """From subnormal numbers to the largest: finite, and right to the format's precision.
@@ -647,6 +654,7 @@ EVERY_BOOK = [
 ]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("book", EVERY_BOOK, ids=str)
 @pytest.mark.parametrize("bits", [None, 0, 2**32 - 1])
 def test_a_little_over_the_top_is_the_top(book, bits):

@@ -82,6 +82,7 @@ def expected_of(form, params, stream, lr, decay_factor, lr_factor=1.0):
     return p
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("traced", [False, True], ids=["static", "traced"])
 @pytest.mark.parametrize("form", FORMS)
 def test_factors_of_every_form_of_decay_are_those_of_the_paper(form, traced):

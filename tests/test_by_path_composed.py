@@ -42,6 +42,7 @@ def deaf(inner):
     return optax.GradientTransformation(inner.init, lambda u, s, p=None: inner.update(u, s, p))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "inner",
     [
@@ -84,6 +85,7 @@ PASSING = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wrapper", PASSING.values(), ids=PASSING)
 def test_a_decay_factor_passes_through_wrappers(wrapper):
     params = parameters()

@@ -36,6 +36,7 @@ def eight_bit(**settings):
     return adam_jax.adam(0.1, mu_dtype=stored, nu_dtype=stored, **settings)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("form", KINDS)
 def test_every_member_is_restored_with_every_bit_in_every_format(tmp_path, form):
     tx, params = whole_family(form), abstract()

@@ -110,6 +110,7 @@ def shared(case, module, learning_rate=1e-3):
     return getattr(module, case.split("-")[0])(learning_rate, **FAMILY[case])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", FAMILY)
 def test_the_familys_state_is_optaxs_and_so_are_200_steps(case):
     rng = np.random.default_rng(0)
@@ -162,6 +163,7 @@ def test_a_departure_from_optax_would_be_seen():
         assert_close(moved(adam_jax, momentum_decay=4e-3), theirs, rtol=5e-6)
 
 
+@pytest.mark.costly
 @made
 def test_a_state_runs_on_under_the_other(make):
     params = parameters()
@@ -233,6 +235,7 @@ def test_vmap_over_a_hyperparameter(name):
         )
 
 
+@pytest.mark.exhaustive
 def test_grad_through_steps_and_their_hyperparameters():
     params = parameters()
 

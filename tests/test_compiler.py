@@ -48,6 +48,7 @@ def test_other_backends_need_none(monkeypatch):
     assert adam_jax.compiler_options() == {}
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(not KNOWN, reason="the options are not all known to this JAX")
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("shape", [(256, 1024), (256, 1000), (2**18,)], ids=str)
@@ -93,6 +94,7 @@ def test_a_constant_in_them_would_be_seen(monkeypatch):
 NAMESAKES = ["adamw", "nadam", "amsgrad", "adamax", "radam", "adabelief", "yogi", "adan", "lion"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [*NAMESAKES, "adopt", "ademamix"])
 def test_a_step_has_no_more_temporaries_than_optaxs(name):
     size = 2**16

@@ -261,6 +261,7 @@ def float_dtypes_of_arithmetic(jaxpr):
             )
 
 
+@pytest.mark.costly
 @every
 def test_every_operation_is_in_float32_also_with_64_bits_enabled(member, storage, x64):
     tx = optimizer(member, storage)
@@ -291,6 +292,7 @@ def test_float64_parameters_are_updated_in_float64(member, x64):
 # 2. `update` returns state exactly of `init`'s kind: it scans, traces once, and donates.
 
 
+@pytest.mark.costly
 @every
 def test_state_keeps_its_kind_whatever_the_dtypes(member, storage):
     tx = optimizer(member, storage)
@@ -336,6 +338,7 @@ def test_a_jitted_step_is_traced_once_and_donates_its_state(member):
 # 3. `init` works abstractly and never aliases parameters.
 
 
+@pytest.mark.costly
 @every_member
 def test_init_works_abstractly(member):
     tx, params = optimizer(member), forest(member)
@@ -356,6 +359,7 @@ def test_no_two_arrays_of_parameters_and_state_share_memory(member):
         assert [paths for paths in seen.values() if len(paths) > 1] == []
 
 
+@pytest.mark.costly
 @every
 def test_stored_moments_have_the_formats_dtype(member, storage):
     state = jax.eval_shape(direction(member, storage).init, {"w": jnp.ones((3, 4))})
@@ -366,6 +370,7 @@ def test_stored_moments_have_the_formats_dtype(member, storage):
 # 4. Updates have the gradients' dtypes and structure.
 
 
+@pytest.mark.costly
 @every
 def test_updates_are_like_the_gradients(member, storage):
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": (jnp.ones((2, 2)), None)}
@@ -423,6 +428,7 @@ def test_zero_gradients_from_a_fresh_state_give_zero(member):
         assert not_finite(updates) == []
 
 
+@pytest.mark.costly
 @every_member_variant_too
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_is_never_hidden(member, bad):
@@ -514,6 +520,7 @@ def test_empty_trees_pass_through(member, storage, empty):
     assert_same_kind(state, tx.init(empty))
 
 
+@pytest.mark.costly
 @every_variant_too
 def test_complex_arrays_have_a_real_second_moment(member, storage):
     row, tx = MEMBERS[member], direction(member, storage)
@@ -543,6 +550,7 @@ def named(settings):
     return pytest.mark.parametrize("settings", settings, ids=["+".join(s) for s in settings])
 
 
+@pytest.mark.costly
 @every
 @named([STRICT, STRICT | X64, X64])
 def test_traces_under_jaxs_strictest_settings(member, storage, settings):
@@ -577,6 +585,7 @@ def test_gives_the_same_bits_under_jaxs_strictest_settings(member, settings):
         assert_same_kind(traced[1], expected[1])
 
 
+@pytest.mark.costly
 @every
 def test_no_tracer_leaks(member, storage):
     # Of a shape of its own, for what was traced before is not looked at again.
@@ -591,6 +600,7 @@ def test_no_tracer_leaks(member, storage):
 # 9. Static values are validated where they enter; mismatches name the leaf.
 
 
+@pytest.mark.costly
 @every_member
 def test_bad_trees_are_refused_by_the_leafs_path(member):
     tx = optimizer(member, "default")
@@ -755,6 +765,7 @@ def test_each_scalar_matters_and_may_be_traced(member):
         assert not np.array_equal(agrees({**static, name: 0.9 * value + 1e-3}), as_given), name
 
 
+@pytest.mark.costly
 @every_member
 def test_extra_arguments_are_accepted(member):
     tx, params = optimizer(member), forest(member)
@@ -769,6 +780,7 @@ def by_chance(storage):
     return adam_jax.storage.format_of("", FORMATS[storage].arguments.get("mu_dtype")).stochastic
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_the_seed_matters_where_rounding_is_by_chance(member):
     params, gradients = forest(member), [forest(member, g) for g in steps(2)]
@@ -811,6 +823,7 @@ def disagreement(member, settings):
     return max(error(a, b) for a, b in pairs)
 
 
+@pytest.mark.costly
 @every_member_variant_too
 def test_agrees_with_the_paper(member):
     assert disagreement(member, MEMBERS[member].settings) < 1e-6

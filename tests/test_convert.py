@@ -144,6 +144,7 @@ def test_from_few_bits_to_fewer_each_step_rounds_what_the_one_before_left():
         assert_close(getattr(back[0], field)["w"], read(getattr(four[0], field)["w"]), rtol=3e-7)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("kind", [*KINDS, "bfloat16"])
 def test_no_mean_square_becomes_zero(kind, rounding):
@@ -199,6 +200,7 @@ ABSTRACT = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("member", OWN)
 def test_every_members_state_goes_from_each_format_to_the_next_in_kind(member):
     """Structure, shapes and dtypes; of values, which are the formats' own, other tests tell."""

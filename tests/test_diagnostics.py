@@ -62,6 +62,7 @@ def weight(x):
     )
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("name", TRANSFORMATIONS)
 def test_the_total_is_what_the_arrays_weigh(name, tree):

@@ -99,6 +99,7 @@ def test_derivatives_in_decay_rates(member, x64):
         np.testing.assert_allclose(exact[kept], difference[kept], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("member", "storage"),
     [

@@ -267,6 +267,7 @@ def long_errors() -> dict[str, dict[Any, Step]]:
     return errors
 
 
+@pytest.mark.exhaustive
 def test_no_bias_at_any_step(long_errors: dict[str, dict[Any, Step]]) -> None:
     """The mean over lanes is below 3e-7, up to what a walk of 256 lanes leaves to chance."""
     for (b1, b2), error in long_errors["ours"].items():
@@ -294,6 +295,7 @@ def test_the_walk_is_as_long_as_it_is_said_to_be() -> None:
     assert bounds(0.9, 0.999, 100_000).update < 2.4e-6
 
 
+@pytest.mark.exhaustive
 def test_product_form_is_biased(long_errors: dict[str, dict[Any, Step]]) -> None:
     """It settles on (1 - b) / (1 - fl(b)) times the truth."""
     for (b1, b2), error in long_errors["product"].items():

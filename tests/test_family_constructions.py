@@ -140,6 +140,7 @@ def silent(make: Any, weight_decay: Any, rate: Any = 0.01) -> float:
     return float(descend(tx, lambda x, _: 0 * x, [1.0], jnp.arange(100))[-1, 0])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", DECAYED.values(), ids=DECAYED)
 def test_decoupled_decay_is_exponential_in_each_member(make: Any) -> None:
     assert silent(make, 0.1) == pytest.approx(0.9047921, abs=1e-6)

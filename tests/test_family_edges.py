@@ -74,6 +74,7 @@ def test_what_has_no_gradient_stays(form, make):
     assert np.isfinite(updates["w"]).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

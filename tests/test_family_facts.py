@@ -90,6 +90,7 @@ def scaled_difference(tx: Any, scale: Any = POWERS) -> Any:
     return np.abs(run(g * scale)[0] - run(g)[0]).max(axis=1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", INVARIANT.values(), ids=INVARIANT)
 def test_steps_are_invariant_to_diagonal_rescaling(make: Made) -> None:
     """Kingma & Ba 2015, section 1, of Adam; by powers of two and without eps to the bit."""

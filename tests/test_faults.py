@@ -199,12 +199,14 @@ every = pytest.mark.parametrize("name", mostly(("eight_bit",), FORMATS))
 # --- With `skip_unstable` -------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @every
 def test_nothing_is_ever_not_finite(name):
     guarded, _ = runs(name)
     assert guarded["faulty"].finite.all()
 
 
+@pytest.mark.exhaustive
 @every
 def test_what_is_bad_is_skipped_and_no_other_step(name):
     guarded, _ = runs(name)

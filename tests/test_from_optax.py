@@ -169,6 +169,7 @@ WAYS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("way", WAYS)
 def test_out_of_any_wrapper_training_goes_on_and_back(way):
     theirs, ours, steps = WAYS[way]

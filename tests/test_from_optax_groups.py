@@ -66,6 +66,7 @@ def updates_of(tx, state):
     return tx.update(PARAMS, state, PARAMS)[0]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("names", NAMED)
 def test_hyperparameters_go_with_the_parameters_of_their_group(names):
     theirs = NAMED["same"](lambda group: injected(optax, RATES[group]))

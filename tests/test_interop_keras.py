@@ -50,6 +50,7 @@ def going_on(case, dtype, spoil=lambda moving: None):
         return difference(*continued(tx, state, TRACES, (case, dtype)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", TRACES.cases)
 def test_a_run_goes_on(case, dtype):

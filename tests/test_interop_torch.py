@@ -57,11 +57,13 @@ def in_float32(case):
     return going_on(case, "float32")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_goes_on_in_float64(case):
     assert difference(*going_on(case, "float64")) <= BOUND["float64"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", CASES)
 def test_a_run_goes_on_in_float32(case):
     bound = 2.5 if case in ROUNDED else 1

@@ -81,6 +81,7 @@ def assert_close(found, expected):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("catch_up", ["none", "exact"])
 def test_a_mask_that_is_a_function_is_asked_about_whole_parameters(catch_up):
     by_function, by_tree = (lazy(catch_up, mask=mask) for mask in (by_shape, DECAYS))
@@ -94,6 +95,7 @@ def test_a_mask_that_is_a_function_is_asked_about_whole_parameters(catch_up):
             assert np.abs(p[name] - swapped[name]).max() > 1e-2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "tree"])
 def test_a_row_that_is_added_or_begins_again_has_skipped_no_step(wrapped):
     def tree(x):
@@ -173,6 +175,7 @@ def alone(tx):
     return tx
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("around", [alone, partitioned], ids=lambda f: f.__name__)
 def test_rows_catch_up_out_of_other_transformations(around):
     expected, tx = dense(), lazy()

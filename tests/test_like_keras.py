@@ -30,12 +30,14 @@ def ours(name, dtype):
         return replay(optimizer(name), TRACES, dtype)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_steps_are_kerass(name, dtype):
     assert difference(ours(name, dtype), TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_float32_follows_kerass_float64(name):
     actual = ours(name, "float32").astype("float64")
@@ -67,6 +69,7 @@ TWINS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_another_convention_would_be_found(name):
     traces = TRACES.first_array()
@@ -101,6 +104,7 @@ def test_signature_is_kerass(name):
     assert ours != expected("Lion" if name == "AdamW" else "AdamW")  # another would be found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_storage_is_passed_on(name):
     params = jnp.ones(8)
@@ -118,6 +122,7 @@ def test_storage_is_passed_on(name):
     assert not np.array_equal(momentum(0), momentum(1))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_learning_rate_and_decay_may_be_traced(name):
     params, gradient = jnp.array([1.0, -2.0]), jnp.array([3.0, 0.2])

@@ -33,12 +33,14 @@ def ours(name, dtype):
         return replay(optimizer(name), TRACES, dtype)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_steps_are_pytorchs(name, dtype):
     assert difference(ours(name, dtype), TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CASES)
 def test_float32_follows_pytorchs_float64(name):
     actual = ours(name, "float32").astype("float64")
@@ -73,6 +75,7 @@ TWINS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", CASES)
 def test_another_convention_would_be_found(name):
     traces = TRACES.first_array()

@@ -106,6 +106,7 @@ def test_each_metric_is_the_oracles(name):
     check_against_the_oracle(MAKERS[name])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("wrong", [{"b1": 0.8}, {"b2": 0.99}, {"eps": 1.0}], ids=str)
 def test_with_wrong_hyperparameters_it_is_not(wrong):
     with pytest.raises(AssertionError, match=r"eps_share|signal_to_noise|effective"):

@@ -106,6 +106,7 @@ def test_leaves_that_lose_their_gradients_count_no_more():
     assert metrics["b/grad_norm"] == 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "case", mostly((("auto", 2),), [("auto", 1), ("auto", 2), ("explicit", 1)]), ids=str
 )

@@ -83,6 +83,7 @@ RARE = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tree", [*USUAL.values(), *RARE.values()], ids=[*USUAL, *RARE])
 def test_is_the_norm(tree):
     norm = global_norm(tree)
@@ -90,11 +91,13 @@ def test_is_the_norm(tree):
     np.testing.assert_allclose(float(norm), oracle(tree), rtol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tree", RARE.values(), ids=RARE)
 def test_optax_is_off_there(tree):
     assert not np.isclose(float(optax.tree.norm(tree)), oracle(tree), rtol=1e-3, atol=0)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tree", [USUAL["mixed"], *RARE.values()], ids=["mixed", *RARE])
 def test_is_the_norm_without_a_conditional_too(tree, monkeypatch):
     """As on other platforms than CPUs."""

@@ -92,6 +92,7 @@ def optax_directions(tx: Any, gradients: Any) -> tuple[Any, Any]:
     return np.stack(out), state
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("gradients", [GRADIENTS, COMPLEX], ids=["real", "complex"])
 @pytest.mark.parametrize("name", AS_OPTAX)
 def test_oracle_is_as_optax(name: str, gradients: Any, x64: None) -> None:

@@ -42,6 +42,7 @@ def walk(seed, steps=300):
     return x.astype(np.float32)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("window", [1, 5, 32, 128])
 @pytest.mark.parametrize("of", ["norm", "loss", "negative loss"])
 def test_outliers_are_those_of_the_oracle(of, window):

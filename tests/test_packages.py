@@ -116,6 +116,7 @@ RULES = {"bias": Scale(weight_decay=0.0), "^out": Scale(learning_rate=0.5), "sca
 stored = pytest.mark.parametrize("stored", mostly(("eight_bit",), STORED))
 
 
+@pytest.mark.exhaustive
 @stored
 def test_around_plain_arrays_with_holes(stored):
     tx = around_adamw(RULES, STORED[stored])
@@ -167,6 +168,7 @@ def test_flax_nnx_optimizer_breaks_blocks_and_is_not_believed():
         optimizer.update(model, nnx.state(model, nnx.Param))
 
 
+@pytest.mark.exhaustive
 @stored
 def test_around_flax_nnx(stored):
     nnx = pytest.importorskip("flax.nnx", reason="Flax wants a recent JAX; `test` brings it")

@@ -157,6 +157,7 @@ def test_gaps_stay_gaps_and_what_is_infinite_is_at_the_top():
     assert list(above.get_xdata()) == [4]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("values", [[0.0, 0.0], [2.0], [np.nan, np.nan], [1.0, 1.5], [3e38, 1e-38]])
 def test_anything_can_be_drawn(values, tmp_path):
     names = ["loss", "grad_norm", "signal_to_noise", "eps_share", "skipped_total"]

@@ -162,6 +162,7 @@ def landings(name, dtype, change=lambda u: u):
         yield tuple(x[~flushed].astype(np.float64) for x in (p, total, landed))
 
 
+@pytest.mark.costly
 @in_each_dtype
 def test_a_first_step_lands_on_the_sum_rounded(name, dtype):
     for p, total, landed in landings(name, dtype):
@@ -174,6 +175,7 @@ def test_a_first_step_lands_on_the_sum_rounded(name, dtype):
         assert np.all(off[reached | (total == 0)] == 0)
 
 
+@pytest.mark.costly
 @in_each_dtype
 def test_no_step_leaves_every_bit(name, dtype):
     p = jnp.asarray(normal(dtype))
@@ -226,6 +228,7 @@ def test_no_finite_step_makes_a_parameter_infinite(p, u, half):
         assert np.isfinite(np.float32(landed))
 
 
+@pytest.mark.costly
 @every_member
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_passed_on(name, bad):
@@ -363,6 +366,7 @@ def masters_after(remainder, m, twin=False):
     return jax.tree.map(np.asarray, run(jnp.asarray(m)))
 
 
+@pytest.mark.exhaustive
 @MASTERS
 def test_the_master_is_rebuilt_exactly(remainder):
     for words in patterns():
@@ -678,6 +682,7 @@ def run(tx, params, gradients, state=None):
     return params, state
 
 
+@pytest.mark.costly
 @every
 @pytest.mark.parametrize("gradient_dtype", [BF16, F16, jnp.float32])
 def test_updates_are_float32_and_state_keeps_its_kind(name, gradient_dtype):
@@ -784,6 +789,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.costly
 @every
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_works_under_jaxs_strictest_settings(name, setting):

@@ -241,6 +241,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_finite_gradients_give_finite_updates(kind: str, dtype: str) -> None:
@@ -257,6 +258,7 @@ def test_finite_gradients_give_finite_updates(kind: str, dtype: str) -> None:
     check()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [*DTYPES, "complex64"])
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_alternating_extremes_stay_finite(kind: str, dtype: str) -> None:
@@ -280,6 +282,7 @@ def test_optax_does_not_stay_finite() -> None:
     assert np.isfinite(ours()(g)[1].nu).all()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [*DTYPES, "complex64"])
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_zero_gives_zero(kind: str, dtype: str) -> None:

@@ -138,6 +138,7 @@ def test_exact_is_dense_adam_in_float64(x64, decay, scheduled):
     assert run("decay") > 1e-4  # the twin: rows that do not drift
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", mostly(("default", "eight_bit"), FORMATS))
 @pytest.mark.parametrize("catch_up", ["none", "decay", "exact"])
 def test_the_contract_over_rows_and_formats(name, catch_up):

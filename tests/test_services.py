@@ -57,6 +57,7 @@ def assert_same(actual, expected):
 STORED = [name for name, each in FORMATS.items() if not each.variant]
 
 
+@pytest.mark.costly
 @every_service
 @pytest.mark.parametrize("storage", mostly(("default", "four_bit"), STORED))
 def test_the_steps_are_those_without_it(service, storage):
@@ -80,6 +81,7 @@ def test_it_would_be_noticed():
         assert_same(clipped, bare)
 
 
+@pytest.mark.costly
 @every_service
 @pytest.mark.parametrize(
     "dtypes", [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16",) * 2]
@@ -100,6 +102,7 @@ def test_the_state_keeps_its_kind_whatever_the_dtypes(service, dtypes):
     assert all(np.isfinite(np.float32(x)).all() for x in jax.tree.leaves(params))
 
 
+@pytest.mark.costly
 @every_service
 def test_traced_once_and_donated(service):
     """But for scalars: one that is overwritten unread, JAX keeps out of the program."""
@@ -119,6 +122,7 @@ def test_traced_once_and_donated(service):
     assert len(traces) == 1
 
 
+@pytest.mark.costly
 @every_service
 @pytest.mark.parametrize(
     "settings", [STRICT, STRICT | {"jax_enable_x64": True}, {"jax_debug_nans": True}]
@@ -142,6 +146,7 @@ def test_no_tracer_leaks(service):
     assert new["w"].shape == (11,)
 
 
+@pytest.mark.costly
 @every_service
 def test_eager_steps_are_jitted_ones(service):
     params = parameters()

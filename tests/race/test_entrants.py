@@ -36,6 +36,7 @@ def built(spec, rate=0.1):
     return entrant.build(rate)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_both_moments_of_every_array_are_in_the_format(optimizer, name):
@@ -73,6 +74,7 @@ def test_state_bytes_are_those_of_the_arrays(write, name):
     assert outcome.state_bytes == held / 3301
 
 
+@pytest.mark.exhaustive
 def test_state_bytes_by_hand(write):
     """Blocks of 256: four a row of 1000, one a row of 3, one for the number; a count of 4 bytes."""
     events = race(
@@ -82,6 +84,7 @@ def test_state_bytes_by_hand(write):
     assert outcome.state_bytes * 3301 == pytest.approx(2 * (3301 + 4 * (3 * 4 + 100 + 1)) + 4)
 
 
+@pytest.mark.exhaustive
 def test_raced_beside_one_another(write, capsys):
     names = "adamw,adamw:eight_bit,adam:bfloat16"
     assert main(["race", write(), "--entrants", names, "--json"]) == 0

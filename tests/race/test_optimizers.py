@@ -156,6 +156,7 @@ def test_everyone_trains(capsys, write):
         assert row["final_loss"] < share * started[name], name
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("stored", FORMATS)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_everyone_in_every_format(member, stored):

@@ -13,6 +13,7 @@ def raced(names, learning_rates):
     return [event for event in events if isinstance(event, Outcome)]
 
 
+@pytest.mark.exhaustive
 def test_order_at_a_small_learning_rate():
     known = {
         "rmsprop": 0.142,

@@ -111,6 +111,7 @@ class TestMany:
     def many(self, losses, count=30):
         return [outcome(losses(index), f"entrant_{index}") for index in range(count)]
 
+    @pytest.mark.costly
     @pytest.mark.parametrize(
         "losses",
         [
