@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+import zlib
 from collections import defaultdict
 
 # Eight devices on one CPU, so that sharding is tested for real.
@@ -23,7 +24,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-FEW = 4  # cases that an ordinary run takes of a test that is marked costly
+FEW = 3  # cases that an ordinary run takes of a test that is marked costly
 
 
 @pytest.fixture
@@ -35,15 +36,15 @@ def x64():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--members", help="a comma list: of the tests by member, only theirs")
-    help_ = (
-        "also what takes long, and each member in each format of blocks, and not in one by turns"
-    )
-    parser.addoption("--exhaustive", action="store_true", help=help_)
+    add = parser.addoption
+    add("--members", help="a comma list: of the tests by member, only theirs")
+    also = "also what takes long, and each member in each format of blocks, and not in one by turns"
+    add("--exhaustive", action="store_true", help=also)
+    add("--part", metavar="I/N", help="of what takes long, and of no other, the I-th of N parts")
 
 
 def pytest_configure(config):
-    family.exhaustive = config.getoption("--exhaustive")
+    family.exhaustive = bool(config.getoption("--exhaustive") or config.getoption("--part"))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -51,27 +52,50 @@ def pytest_collection_modifyitems(config, items):
 
     They share what they compile.
     """
-    chosen = config.getoption("--members")
-    kept, costly = [], defaultdict(list)
     for item in items:
         if item.name == "adam_jax.sharding.offload.offload" and not hasattr(jax, "memory"):
             item.add_marker(pytest.mark.skip(reason="this JAX cannot name the host's memory"))
-        member = getattr(item, "callspec", None) and item.callspec.params.get("member")
-        is_of_member = isinstance(member, str)
-        item.add_marker(pytest.mark.xdist_group(member if is_of_member else item.path.name))
-        if is_of_member and chosen and member not in chosen.split(","):
-            continue
-        if family.exhaustive or not item.get_closest_marker("exhaustive"):
-            kept.append(item)
-            often = not is_of_member or chosen or member in family.OFTEN
-            if item.get_closest_marker("costly") and not family.exhaustive and often:
-                costly[item.path, item.originalname].append(item)
-    if not family.exhaustive:
-        few = {id(item) for cases in costly.values() for item in evenly(cases, FEW)}
-        kept = [i for i in kept if not i.get_closest_marker("costly") or id(i) in few]
+        item.add_marker(pytest.mark.xdist_group(member_of(item) or item.path.name))
+    kept = list(items)
+    if chosen := config.getoption("--members"):
+        kept = [item for item in kept if member_of(item) in (None, *chosen.split(","))]
+    if part := config.getoption("--part"):
+        kept = in_part(kept, *map(int, part.split("/")))
+    elif not family.exhaustive:
+        kept = ordinary(kept, family.OFTEN if chosen is None else chosen.split(","))
     still = set(map(id, kept))
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in still])
     items[:] = kept
+
+
+def member_of(item):
+    member = getattr(item, "callspec", None) and item.callspec.params.get("member")
+    return member if isinstance(member, str) else None
+
+
+def in_part(items, part, parts):
+    """Of what an ordinary run leaves out; a test is in the same part whatever the others are."""
+    return [
+        item
+        for item in items
+        if (item.get_closest_marker("exhaustive") or item.get_closest_marker("costly"))
+        and zlib.crc32(item.nodeid.encode()) % parts == part % parts
+    ]
+
+
+def ordinary(items, members):
+    """Without what takes long; of what costs a few cases, by member of those that are given."""
+    costly = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("costly") and member_of(item) in (None, *members):
+            costly[item.path, item.originalname].append(item)
+    few = {id(item) for cases in costly.values() for item in evenly(cases, FEW)}
+    return [
+        item
+        for item in items
+        if not item.get_closest_marker("exhaustive")
+        and (id(item) in few or not item.get_closest_marker("costly"))
+    ]
 
 
 def evenly(cases, most):

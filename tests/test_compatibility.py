@@ -218,6 +218,7 @@ def test_state_is_carried_by_scan(dtype):
     assert_close(scanned, moved(tx, params, stream), rtol=1e-6 if dtype is None else 1e-2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["learning_rate", "b1"])
 def test_vmap_over_a_hyperparameter(name):
     params = parameters()

@@ -86,6 +86,7 @@ def injected(make, numbers):
     return optax.inject_hyperparams(by_name, hyperparam_dtype=jnp.float32)(**numbers)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("make", [adam_jax.adamw, adam_jax.radamw])
 def test_a_float32_gives_what_the_number_that_it_is_gives(make):
     static = follow(make(**ADAMW))

@@ -26,6 +26,7 @@ def test_wrappers_keep_the_state_of_other_optimizers(wrap, inner):
     assert updates["w"].dtype == jnp.bfloat16
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("value", [0.0, 1e-40])
 @pytest.mark.parametrize("kind", [float, jnp.float32], ids=["static", "traced"])
 def test_nadams_momentum_may_stand_still(value, kind):

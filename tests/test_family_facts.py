@@ -212,6 +212,7 @@ def radams(b2: float) -> Any:
     return np.asarray(rho), np.where(rho >= 5, r, np.nan)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("b2", [0.9, 0.99, 0.999, 0.9999])
 def test_radams_rectifier_is_right_to_1e_6(b2: float) -> None:
     """Liu et al. 2020, Algorithm 2, at each of 10,000 steps; in float32 as written it is not."""

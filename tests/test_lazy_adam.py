@@ -137,6 +137,7 @@ def to_torch(state, kind):
     return moved["state"][1]["exp_avg_sq"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("catch_up", ["none", "decay"])
 def test_moments_are_exported_once_rows_have_caught_up(catch_up):
     tx = optax.chain(adam_jax.clip_by_global_norm(1e9), lazy(catch_up))

@@ -44,7 +44,7 @@ def in_every_tensor(name, rounding):
     return getattr(storage, name)(rounding=rounding, **small)
 
 
-@pytest.mark.costly
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("name", "low", "high"),
     [

@@ -27,6 +27,7 @@ def assert_alike(metrics, expected, rtol=1e-5):
         np.testing.assert_allclose(metrics[name], value, rtol, 1e-7, err_msg=name)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("every", [1, 2])
 def test_the_state_is_stable_and_donated(every):
     tx = with_metrics(adam_jax.adam(1e-2), every=every, paths="b$", successive=True)

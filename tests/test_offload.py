@@ -31,6 +31,7 @@ def donating(tx, params):
     return jax.jit(partial(step, tx), donate_argnums=(0, 1), out_shardings=results)
 
 
+@pytest.mark.exhaustive
 @modern
 @pytest.mark.parametrize("name", ["default", "four_bit"])
 def test_it_is_the_same_step(name):

@@ -727,6 +727,7 @@ def test_the_master_is_not_shared_with_what_inner_keeps(remainder):
     assert float(params["w"][0, 0]) == 3
 
 
+@pytest.mark.exhaustive
 @every
 def test_eager_jitted_and_vmapped_steps_agree_bit_for_bit(name):
     tx, params, gradients = MEMBERS[name](), tree(), [tree(jnp.float32, s) for s in (1, 2, 3)]
@@ -806,6 +807,7 @@ def test_works_under_jaxs_strictest_settings(name, setting):
         assert_same_kind(jax.jit(update)(g, params), expected)
 
 
+@pytest.mark.exhaustive
 @every
 def test_the_state_lies_where_its_parameters_do(name):
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("x", "y"))
@@ -822,6 +824,7 @@ def test_the_state_lies_where_its_parameters_do(name):
     chex.assert_trees_all_close(f64(run(tx, params, [params] * 2)), f64(alone), rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 @MASTERS
 def test_only_the_checksum_needs_other_devices(remainder):
     mesh = Mesh(np.array(jax.devices()), ("x",))
