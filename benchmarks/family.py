@@ -1,9 +1,10 @@
 """What a step of each member costs, beside the same member in Optax.
 
 Members are those of `adam-jax optimizers`, all of them; each with a namesake in Optax is timed
-against it, and the others against `optax.adam`. Twins of one state share their arrays and step on
-in turn, in an order that rotates by round, so that noise meets both; a ratio is the median over the
-rounds of the ratio within one. Temporaries and bytes are XLA's counts, and exact.
+against it, a ``w`` that Optax lacks against the same without decay, and the others against
+`optax.adam`. Twins of one state share their arrays and step on in turn, in an order that rotates by
+round, so that noise meets both; a ratio is the median over the rounds of the ratio within one.
+Temporaries and bytes are XLA's counts, and exact.
 """
 
 import argparse
@@ -29,13 +30,15 @@ LEARNING_RATE = 1e-3
 WHOLE = ("adam_mini", "cautious", "lamb", "mars", "stable_adamw")
 
 
-def twin(name: str) -> Any:
-    """The optimizer of Optax of this name."""
-    return getattr(optax, name, None) or getattr(optax.contrib, name, None)
+def twin(name: str) -> tuple[str, Any] | None:
+    """The optimizer of Optax of this name, or the same without decay, which costs no pass."""
+    names = (name, name.removesuffix("w"))
+    found = [(each, getattr(m, each, None)) for each in names for m in (optax, optax.contrib)]
+    return next(((each, optimizer) for each, optimizer in found if optimizer), None)
 
 
 def measure(name: str, leaves: int, size: int, rounds: int, steps: int) -> list[str]:
-    theirs = twin(name)
+    beside, theirs = twin(name) or ("adam", optax.adam)
     keys = jax.random.split(jax.random.key(0), leaves)
     gradients = [jax.random.normal(key, (size,)) for key in keys]
 
@@ -43,11 +46,11 @@ def measure(name: str, leaves: int, size: int, rounds: int, steps: int) -> list[
         params = [jnp.zeros_like(g) for g in gradients]
         return Training(params, gradients, tx.init(params))
 
-    ours, reference = MEMBERS[name].build(LEARNING_RATE), (theirs or optax.adam)(LEARNING_RATE)
+    ours, reference = MEMBERS[name].build(LEARNING_RATE), theirs(LEARNING_RATE)
     first = training(ours)
     # One and the same arrays, if they fit both.
     alike = jax.tree.structure(first.state) == jax.tree.structure(reference.init(gradients))
-    second = first if theirs and alike else training(reference)
+    second = first if twin(name) and alike else training(reference)
     entrants = [first.contestant("ours", ours, None), second.contestant("theirs", reference, None)]
     for entrant in entrants:
         entrant.run(2)
@@ -67,7 +70,7 @@ def measure(name: str, leaves: int, size: int, rounds: int, steps: int) -> list[
     accessed = [c.bytes_per_parameter for c in (mine.counts, other.counts)]
     kind = "whole array" if name in WHOLE else "elementwise"
     return [
-        *(name, kind, f"optax.{name}" if theirs else "optax.adam"),
+        *(name, kind, f"optax.{beside}"),
         f"{middle:.2f} ({low:.2f}-{high:.2f})",
         *(f"{ours:.2f} / {theirs:.2f}" for ours, theirs in (temporaries, accessed)),
     ]
