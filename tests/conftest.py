@@ -24,7 +24,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-FEW = 3  # cases that an ordinary run takes of a test that is marked costly
+FEW = 2  # cases that an ordinary run takes of a test that is marked costly
 
 
 @pytest.fixture

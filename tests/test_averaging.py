@@ -143,6 +143,7 @@ def test_parameters_whose_square_would_overflow(dtype):
 LOW = [jnp.bfloat16, jnp.float16]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("before", [[], [adam_jax.stochastic_rounding()]])
 @pytest.mark.parametrize("dtype", LOW)
 def test_parameters_in_low_precision_are_averaged_as_they_land(dtype, before):

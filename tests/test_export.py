@@ -14,6 +14,7 @@ PLATFORMS = ["cpu", "cuda", "rocm", "tpu"]
 FORMATS = {"float32": None, "bfloat16": storage.bfloat16()}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", FORMATS.values(), ids=FORMATS)
 @pytest.mark.parametrize("of", [jnp.float32, jnp.bfloat16], ids=["", "bfloat16_parameters"])
 def test_a_training_step_is_exported(dtype, of):

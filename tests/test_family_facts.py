@@ -250,6 +250,7 @@ def product(b1: float, decay: float, steps: int) -> Any:
     return np.array(rows).T
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("decay", [4e-3, 1.0])
 @pytest.mark.parametrize("b1", [0.9, 0.99])
 def test_nadams_product_needs_no_state(x64: None, b1: float, decay: float) -> None:
@@ -526,6 +527,7 @@ def around(wrap: Callable[[Any], Any], name: str, params: Any) -> Any:
     return [moved(wrap(tx), params, stream)[0] for tx in inner]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRAPPED)
 def test_schedule_free_gives_what_it_gives_around_optaxs(name: str) -> None:
     """Defazio et al. 2024, "The Road Less Scheduled"."""
@@ -534,6 +536,7 @@ def test_schedule_free_gives_what_it_gives_around_optaxs(name: str) -> None:
     assert np.all(ours["dense"]["w"] != parameters()["dense"]["w"])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", WRAPPED)
 def test_lookahead_gives_what_it_gives_around_optaxs(name: str) -> None:
     """Zhang et al. 2019, "Lookahead Optimizer: k steps forward, 1 step back"."""

@@ -73,6 +73,7 @@ def eight_bit():
     return moved(mu_dtype=EIGHT, nu_dtype=EIGHT)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("number", [1, 2])
 @pytest.mark.parametrize("name", ["whole", "row"])
 def test_where_blocks_are_the_same_codes_keep_their_bits(eight_bit, name, number):

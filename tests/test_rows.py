@@ -116,6 +116,7 @@ def sparse_stream(steps=500):
     return indices, size * rng.normal(size=(steps, 3, WIDTH))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("scheduled", [False, True], ids=["constant", "scheduled"])
 def test_exact_is_dense_adam_in_float64(x64, decay, scheduled):

@@ -156,6 +156,7 @@ def test_eager_steps_are_jitted_ones(service):
     assert_same(eager, jitted)
 
 
+@pytest.mark.costly
 @every_service
 def test_an_ensemble_is_its_members(service):
     params = parameters()
@@ -178,6 +179,7 @@ def test_an_ensemble_is_its_members(service):
             np.testing.assert_allclose(x[lane], y, rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.costly
 @every_service
 @pytest.mark.parametrize(
     "params",
@@ -199,6 +201,7 @@ def test_any_tree_passes(service, params):
     assert_same(found, bare)
 
 
+@pytest.mark.costly
 @every_service
 @pytest.mark.parametrize("size", [1e-45, 1e-20, 1e20, 3.4e38])
 def test_finite_gradients_of_any_size_give_finite_steps(service, size):

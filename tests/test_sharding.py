@@ -74,6 +74,7 @@ def assert_lies_like(tree, params):
             assert {shard.data.size for shard in leaf.addressable_shards} == {leaf.size // parts}
 
 
+@pytest.mark.costly
 def test_state_and_updates_lie_with_their_parameters(name, layout, programs):
     init, stepped = programs
     params, *stream = sharded(3, layout)
@@ -140,6 +141,7 @@ def test_each_device_updates_its_shard_inside_shard_map(name, kind):
     assert_close(result[:2], expected[:2], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["eight_bit-nearest", "four_bit-nearest"])
 def test_state_passes_in_and_out_of_shard_map(name):
     mesh, tx, specs = mesh_of((8,)), optimizer(name), {"w": P(None, "x")}
@@ -162,6 +164,7 @@ def test_state_passes_in_and_out_of_shard_map(name):
     assert_same_bits(result[2], expected[2])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["default", "bfloat16", "four_bit"])
 def test_replicas_stay_equal_inside_shard_map(name):
     mesh = mesh_of((4, 2))

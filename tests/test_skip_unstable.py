@@ -53,6 +53,7 @@ def spoiled(stream, bad, seed=0):
     return [spoil(stream[0], bad) if flag else next(rest) for flag in flags], flags
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("name", "bad"), [*((name, jnp.nan) for name in INNER), ("chain", jnp.inf), ("chain", -jnp.inf)]
 )

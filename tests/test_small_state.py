@@ -85,6 +85,7 @@ def rms(x: Any) -> Any:
     return np.sqrt(np.mean(x**2, axis=1))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", BOUNDS)
 def test_slow_averages_are_found_and_to_nearest_are_not(kind: str, draws: Any) -> None:
     make = {**KINDS, "bfloat16": storage.bfloat16}[kind]
@@ -255,6 +256,7 @@ def test_each_moment_has_a_format_of_its_own(mu: str, nu: str) -> None:
     assert jax.eval_shape(tx.update, g, state)[1] == state
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("mu", "nu"), list(itertools.pairwise([*FORMATS, "float32"])), ids=str)
 def test_no_moment_is_changed_by_the_format_of_the_other(mu: str, nu: str) -> None:
     """It rounds by bits of its own."""

@@ -36,6 +36,7 @@ def assert_began_again(before, after, name, gone):
         np.testing.assert_array_equal(after[gone], 0)
 
 
+@pytest.mark.exhaustive
 @every_member
 def test_rows_begin_again_in_every_format(member):
     (tx, kinds), params, (update, state) = MEMBERS[member], tree(member), trained(member)
@@ -111,6 +112,7 @@ def test_from_a_mean_square_of_zero_they_would_be_six_times_too_long():
 # --- single entries ------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", KINDS[1:])
 def test_blocks_without_such_an_entry_keep_their_bits(name):
     tx = adam_jax.adam(0.1, **FORMATS[name].arguments)

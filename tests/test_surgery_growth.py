@@ -15,6 +15,7 @@ from adam_jax.storage.at_rest import decoded
 from adam_jax.surgery import grow
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("member", mostly(("adam", "adam_mini"), MEMBERS))
 def test_a_longer_vocabulary(member):
     """Old rows keep their bits, but where they share a block with new ones."""

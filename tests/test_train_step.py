@@ -52,6 +52,7 @@ OPTIMIZERS = {
 # --- what it does --------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_it_is_the_step_written_by_hand(name):
     tx = optax.with_extra_args_support(OPTIMIZERS[name]())

@@ -19,6 +19,7 @@ from adam_jax.services.with_metrics import read_metrics, with_metrics
 from adam_jax.step import train_step
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("parts", [None, 4])
 @pytest.mark.parametrize("name", ["stochastic_rounding", "master_weights", "adam"])
 def test_bfloat16_parameters(name, parts):

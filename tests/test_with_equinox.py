@@ -40,6 +40,7 @@ class Model(equinox.Module):
         return jax.vmap(self.layers)(x)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["adam", "adamw"])
 @pytest.mark.parametrize("whole", [False, True], ids=["filtered", "whole_model"])
 def test_filter_jit_step(name, whole):
@@ -87,6 +88,7 @@ class Normalised(equinox.Module):
         return self.last(jnp.tanh(x)), statistics
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("stored", ["float32", "eight_bit"])
 def test_all_services_around_a_frozen_layer_and_batch_statistics(stored):
     model, statistics = equinox.nn.make_with_state(Normalised)(jax.random.key(0))

@@ -79,6 +79,7 @@ def reference(own, transformation, seed, epochs):
     return losses, params
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("source", [LINE, OWN_BATCHES], ids=["data", "batches"])
 @pytest.mark.parametrize(
     ("name", "made"),
