@@ -19,6 +19,11 @@ learning rate from several seeds, and tell which did best. A problem of your own
 with `init(key)`, `loss(params, batch)`, and either `data` and `batch_size` or `batches(key)`;
 `python -m pydoc adam_jax.race.problem` tells more."""
 
+_TUNE = """Find a good learning rate, and other hyperparameters if asked, for one optimizer on a
+problem, and how far off one may go: successive halving among candidates that train all at once,
+then more values near the best one with the whole budget. It says when that was too little to
+tell."""
+
 _MEMORY = """Tell what Adam's state costs for a model, in every storage format: bytes a parameter,
 the whole state, and what is saved against float32. Nothing is allocated. KiB, MiB and GiB are units
 of 1024. In Python, `print(adam_jax.memory(tx, params))` shows any optimizer's by parameter, and
@@ -55,6 +60,7 @@ def _parser() -> ArgumentParser:
     parser = _Parser(prog="adam-jax", description="Adam and its family for JAX.")
     commands = parser.add_subparsers(metavar="command", required=True)
     _add_race(commands)
+    _add_tune(commands)
     _add_memory(commands)
     _add_optimizers(commands)
     return parser
@@ -106,6 +112,55 @@ def _add_race(commands: Any) -> None:
     add("--json", action="store_true", help="print one JSON document in place of the table")
 
 
+def _add_tune(commands: Any) -> None:
+    parser = commands.add_parser(
+        "tune", help="find a good learning rate for one optimizer", description=_TUNE
+    )
+    parser.set_defaults(run=_tune)
+    add = parser.add_argument
+    add("problem", help=f"a Python file, or one of: {', '.join(problem.names())}")
+    add(
+        "--entrant",
+        default="adam",
+        metavar="NAME",
+        help="any that `adam-jax race --entrants` takes (default: %(default)s)",
+    )
+    add(
+        "--learning-rates",
+        type=grid.learning_rates,
+        metavar="RATES",
+        help="0.001,0.01,0.1 or lowest:highest:count, evenly spaced in log (default: 1e-6:10:22)",
+    )
+    add(
+        "--also",
+        metavar="RANGES",
+        help="other numbers that the entrant takes, such as "
+        "b2=0.9:0.9999,eps=1e-10:1e-3,weight_decay=1e-4:1; each adds as many candidates as there "
+        "are learning rates",
+    )
+    add("--seeds", type=_positive, default=3, metavar="N", help="default: %(default)s")
+    add(
+        "--epochs",
+        type=_positive,
+        metavar="N",
+        help=f"the whole budget (default: the problem's, or {problem.DEFAULT_EPOCHS})",
+    )
+    add(
+        "--tolerance",
+        type=_share,
+        default=0.05,
+        metavar="SHARE",
+        help="how much above the lowest loss is as good (default: %(default)s)",
+    )
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write tune.png and tune.json there, over older ones",
+    )
+    add("--json", action="store_true", help="print one JSON document in place of the table")
+
+
 def _add_memory(commands: Any) -> None:
     parser = commands.add_parser(
         "memory", help="what the state costs, in every storage format", description=_MEMORY
@@ -147,6 +202,11 @@ def _race(arguments: Namespace) -> int:
     return status
 
 
+def _tune(arguments: Namespace) -> int:
+    status: int = require("adam_jax.race.tune.command").run(arguments)
+    return status
+
+
 def _positive(text: str) -> int:
     number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
@@ -156,6 +216,13 @@ def _positive(text: str) -> int:
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(_positive, text.split(","))))
+
+
+def _share(text: str) -> float:
+    number = _finite(text)
+    if not 0 < number < 1:
+        raise ArgumentTypeError(f"must be between 0 and 1, got {text!r}")
+    return number
 
 
 def _finite(text: str) -> float:

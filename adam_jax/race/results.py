@@ -115,7 +115,7 @@ class Standing:
 
 def target_loss(outcomes: Sequence[Outcome]) -> float:
     """The level that counts as reaching the best: a tenth above the lowest final loss of all."""
-    return _level(min(outcome.final_loss(outcome.best_learning_rate) for outcome in outcomes))
+    return level(min(outcome.final_loss(outcome.best_learning_rate) for outcome in outcomes))
 
 
 def standings(outcomes: Sequence[Outcome], target: float, steps: int) -> list[Standing]:
@@ -145,7 +145,7 @@ def _standing(outcome: Outcome, target: float, steps: int) -> Standing:
     runs = outcome.at(best)
     rates = outcome.learning_rates
     loss = outcome.final_loss(best)
-    within = [rate for rate in rates if outcome.final_loss(rate) <= _level(loss) < math.inf]
+    within = [rate for rate in rates if outcome.final_loss(rate) <= level(loss) < math.inf]
     return Standing(
         outcome=outcome,
         learning_rate=best,
@@ -159,8 +159,9 @@ def _standing(outcome: Outcome, target: float, steps: int) -> Standing:
     )
 
 
-def _level(loss: float) -> float:
-    return loss + _TOLERANCE * abs(loss)
+def level(loss: float, tolerance: float = _TOLERANCE) -> float:
+    """What counts as reaching a loss: at most this share above it."""
+    return loss + tolerance * abs(loss)
 
 
 def _evaluation(runs: Sequence[Run]) -> dict[str, float]:

@@ -191,16 +191,26 @@ class _Lane:
     def _train(
         self, learning_rate: jax.Array, carry: tuple[Tree, Tree], data: Tree, items: Tree
     ) -> tuple[Tree, Tree]:
-        problem = self._track.problem
         transformation = self._entrant.build(learning_rate)
+        return trained(self._track.problem, transformation, carry, data, items)
 
-        def step(carry: tuple[Tree, Tree], item: Tree) -> tuple[tuple[Tree, Tree], None]:
-            params, state = carry
-            gradients = jax.grad(problem.loss)(params, problem.feed.pick(data, item))
-            updates, state = transformation.update(gradients, state, params)
-            return (optax.apply_updates(params, updates), state), None
 
-        return jax.lax.scan(step, carry, items)[0]
+def trained(
+    problem: Problem,
+    transformation: optax.GradientTransformation,
+    carry: tuple[Tree, Tree],
+    data: Tree,
+    items: Tree,
+) -> tuple[Tree, Tree]:
+    """Parameters and state of one run after an epoch."""
+
+    def step(carry: tuple[Tree, Tree], item: Tree) -> tuple[tuple[Tree, Tree], None]:
+        params, state = carry
+        gradients = jax.grad(problem.loss)(params, problem.feed.pick(data, item))
+        updates, state = transformation.update(gradients, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(step, carry, items)[0]
 
 
 def _over_runs(

@@ -1,0 +1,82 @@
+"""The command `adam-jax tune`: reads what is asked, searches, shows and keeps what comes out."""
+
+import sys
+from argparse import Namespace
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+
+from adam_jax.race import entrants, folder, grid, problem
+from adam_jax.race.cli import INTERRUPTED
+from adam_jax.race.command import _interruptible
+from adam_jax.race.entrants import Entrant
+from adam_jax.race.errors import UsageError, printing, require
+from adam_jax.race.problem import Problem
+from adam_jax.race.tune import document
+from adam_jax.race.tune.progress import display
+from adam_jax.race.tune.results import Findings
+from adam_jax.race.tune.search import Search
+from adam_jax.race.tune.show import show
+from adam_jax.race.tune.space import DEFAULT_LEARNING_RATES, Axis, axes, candidates
+from adam_jax.race.tune.trainer import Trainer
+
+
+def run(arguments: Namespace) -> int:
+    """Searches, and returns the exit status."""
+    # Before any time is spent: a missing extra should not come out at the end of the search.
+    picture = require("adam_jax.race.tune.picture") if arguments.out else None
+    # What the user's own code prints is not a part of the document.
+    with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
+        entrant = _entrant(arguments.entrant)
+        rates = arguments.learning_rates or grid.learning_rates(DEFAULT_LEARNING_RATES)
+        searched = axes(rates, arguments.also, entrant)
+        chosen = problem.load(arguments.problem)
+        if arguments.out:
+            folder.check(arguments.out)
+        found, stopped = _found(arguments, chosen, entrant, searched)
+    if stopped and found.recommended is None:
+        raise stopped
+    title = f"{entrant.name} on {Path(chosen.name).stem}"
+    report = document.report(chosen, entrant.name, searched, found)
+    try:
+        with printing():
+            if arguments.json:
+                print(report)
+            else:
+                show(title, searched, found)
+    finally:  # a search that cannot be shown is kept all the same
+        if picture:
+            files = {"tune.png": picture.draw(title, found), "tune.json": f"{report}\n".encode()}
+            folder.write(arguments.out, files)
+    if isinstance(stopped, UsageError):
+        raise stopped
+    if stopped:
+        print("adam-jax: interrupted; what was known by then is kept", file=sys.stderr)
+        return INTERRUPTED
+    if picture:
+        print(f"adam-jax: wrote the picture and tune.json to {arguments.out}", file=sys.stderr)
+    return 0
+
+
+def _entrant(text: str) -> Entrant:
+    found = entrants.load(text)
+    if len(found) != 1:
+        raise UsageError(f"--entrant must name one, got {text!r}")
+    return found[0]
+
+
+def _found(
+    arguments: Namespace, chosen: Problem, entrant: Entrant, searched: tuple[Axis, ...]
+) -> tuple[Findings, KeyboardInterrupt | UsageError | None]:
+    """What is known in the end, and what kept it from being more."""
+    seeds, epochs = arguments.seeds, arguments.epochs or chosen.epochs
+    trainer = Trainer(chosen, entrant, searched, seeds)
+    first = candidates(searched)
+    search = Search(trainer, searched, first, seeds, epochs, arguments.tolerance)
+    try:
+        with display() as shown, _interruptible() as check:
+            for event in search.run():
+                shown(event)
+                check()
+    except (KeyboardInterrupt, UsageError) as stopped:
+        return search.findings, stopped
+    return search.findings, None

@@ -1,0 +1,123 @@
+"""The picture of a search: the final loss against each hyperparameter, and the ladder behind it."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from adam_jax.race.canvas import GREY, plain, png, scale, titled
+from adam_jax.race.tune.results import Findings, Rung, Scan
+from adam_jax.race.tune.show import neighbourhood
+from adam_jax.race.tune.space import LEARNING_RATE, Axis
+
+_BLUE, _GREEN = "#0072B2", "#009E73"  # of Okabe and Ito, as the race's
+_INK = "#00664a"  # the green, dark enough for letters
+_FAINT = "#b5b5b5"
+_PANEL, _TITLES, _LABELS = 4.2, 0.75, 0.65  # inches
+_CEILING = 3.0  # times the first loss: what is above is drawn there
+
+
+def draw(title: str, found: Findings) -> bytes:
+    """Draws a search.
+
+    Args:
+      title: what was tuned on what.
+      found: the findings.
+
+    Returns:
+      A PNG file, with a panel for each hyperparameter, the learning rate's first.
+    """
+    scans = found.scans[::-1]
+    panels = max(1, len(scans))
+    height = _TITLES + panels * (_PANEL + _LABELS)
+    subtitle = "dots: median over seeds, bars: lowest to highest; grey: after a part of the budget"
+    figure = titled(f"{title}: how much the learning rate matters", subtitle, height)
+    for index in range(panels):
+        bottom = height - _TITLES - index * (_PANEL + _LABELS) - _PANEL
+        place = (0.085, bottom / height, 0.815, _PANEL / height)
+        axes = figure.add_axes(place)
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylabel("training loss", fontsize=11)
+        if scans:
+            _panel(axes, found, scans[index])
+        else:
+            _ladder(axes, found, found.rungs)
+            _labelled(axes, LEARNING_RATE, of_complement=False)
+    return png(figure)
+
+
+def _panel(axes: Any, found: Findings, scan: Scan) -> None:
+    whole = {value: trial for value, trial in scan.trials.items() if not trial.diverged}
+    x = _across(scan.axis, whole)
+    most = _ceiling(found)
+    # With several hyperparameters those of the ladder differ in all of them.
+    shown = _ladder(axes, found, found.rungs[:-1]) if len(scan.held) == 1 else []
+    ends = (scan.alike[0], scan.alike[-1]) if scan.doubtful else (scan.low, scan.high)
+    axes.axvspan(*_across(scan.axis, ends), color=_GREEN, alpha=0.16, lw=0)
+    losses = [min(trial.final_loss, most) for trial in whole.values()]
+    spans = [(min(trial.lowest, most), min(trial.highest, most)) for trial in whole.values()]
+    axes.vlines(x, *zip(*spans, strict=True), color=_BLUE, lw=1.6, alpha=0.5)
+    axes.plot(x, losses, "o-", color=_BLUE, lw=2, ms=6, mec="white", mew=0.7)
+    scale(axes, [*shown, *(end for span in spans for end in span)])
+    _diverged(axes, _across(scan.axis, scan.trials.keys() - whole.keys()))
+    _labelled(axes, scan.axis.name, scan.axis.of_complement)
+    axes.axvline(*_across(scan.axis, [scan.recommended]), color=_GREEN, lw=2, ls=(0, (4, 1.5)))
+    text = f"{scan.axis.name.replace('_', ' ')} {scan.recommended:.6g}: {neighbourhood(scan)}"
+    axes.set_title(text, loc="left", fontsize=11, color=_INK, fontweight="bold")
+
+
+def _diverged(axes: Any, x: Sequence[float]) -> None:
+    if x:
+        top = axes.get_xaxis_transform()
+        axes.plot(x, [0.97] * len(x), "x", color=_BLUE, mew=2, ms=7, transform=top)
+        axes.text(min(x), 0.93, "diverged", color=GREY, transform=top, va="top", fontsize=10)
+
+
+def _ladder(axes: Any, found: Findings, rungs: Sequence[Rung]) -> list[float]:
+    """The rungs as faint lines, each named at its lower end; the losses drawn."""
+    most = _ceiling(found)
+    shown: list[float] = []
+    for rung in rungs:
+        kept = {values[0]: loss for values, loss in rung.losses.items() if math.isfinite(loss)}
+        if not kept:
+            continue
+        rates = sorted(kept)
+        losses = [min(kept[rate], most) for rate in rates]
+        axes.plot(rates, losses, ".-", color=_FAINT, lw=1.2, ms=5, zorder=1.5)
+        text = f"{rung.epochs} epoch{'s' * (rung.epochs > 1)}"
+        axes.annotate(
+            text,
+            (rates[0], losses[0]),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=9,
+            color=GREY,
+        )
+        shown += losses
+    return shown
+
+
+def _labelled(axes: Any, name: str, of_complement: bool) -> None:
+    axes.set_xlabel(name.replace("_", " "), fontsize=11)
+    axes.set_xscale("log")
+    axes.margins(x=0.08)
+    if of_complement:
+        axes.invert_xaxis()
+        axes.xaxis.set_major_formatter(lambda x, _: f"{1 - x:.9g}")
+        axes.xaxis.set_minor_formatter("")
+    else:
+        low, high = axes.get_xlim()
+        plain(axes.xaxis, [low, high])
+
+
+def _across(axis: Axis, values: Iterable[float]) -> list[float]:
+    """Where values are drawn: on a log axis in either case."""
+    return [1 - value if axis.of_complement else value for value in values]
+
+
+def _ceiling(found: Findings) -> float:
+    first = abs(found.initial_loss)
+    return _CEILING * first if math.isfinite(first) and first else math.inf

@@ -1,0 +1,49 @@
+"""What a search shows on stderr while it runs: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich import progress
+from rich.console import Console
+
+from adam_jax.race.tune.search import Progress
+
+Show = Callable[[Progress], None]
+
+
+@contextmanager
+def display() -> Iterator[Show]:
+    """Gives a function that shows the events of a search as they come."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("compiling", total=None)
+
+    def show(event: Progress) -> None:
+        bar.update(task, description=event.stage, completed=event.done, total=event.total)
+
+    with bar:
+        yield show
+
+
+def _lines() -> Show:
+    began = time.perf_counter()
+
+    def show(event: Progress) -> None:
+        if event.rung:
+            seconds = time.perf_counter() - began
+            left = seconds * (event.total / event.done - 1)
+            line = f"{event.stage}: done after {seconds:.1f} s, about {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
+
+    return show

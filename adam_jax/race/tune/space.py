@@ -1,0 +1,161 @@
+"""What is searched: each hyperparameter's range, on the scale that its effect is even on.
+
+Learning rates, epsilons and weight decays matter by their ratios. A decay rate of a running mean
+matters by the mean's length, 1 / (1 - rate): 0.99 is as far from 0.9 as 0.999 is from 0.99.
+"""
+
+import inspect
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from adam_jax.race.entrants import Entrant
+from adam_jax.race.errors import UsageError
+
+LEARNING_RATE = "learning_rate"
+DEFAULT_LEARNING_RATES = "1e-6:10:22"
+_FEWEST = 3  # learning rates: fewer have no inside
+_STOPS = 9  # of the others, from end to end
+
+# Those without a default that tells.
+_DECAY_RATE = re.compile(r"b\d|beta\d?|momentum|decay|rho")
+
+Values = tuple[float, ...]  # of a candidate, in the order of the axes
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One hyperparameter.
+
+    Attributes:
+      name: of the argument.
+      grid: values from one end to the other, increasing.
+      of_complement: whether its scale is the log of 1 - value, and not of the value.
+    """
+
+    name: str
+    grid: tuple[float, ...]
+    of_complement: bool = False
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return self.grid[0]
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return self.grid[-1]
+
+    def place(self, value: float) -> float:
+        """Where a value is on the scale: increasing, and e-fold steps are 1 apart."""
+        return -math.log1p(-value) if self.of_complement else math.log(value)
+
+    def at(self, place: float) -> float:
+        """The value there, to three digits, for it to be the number that is printed.
+
+        >>> Axis("b2", (0.9, 0.999), of_complement=True).at(7.0), Axis("eps", (0.1, 1.0)).at(-1.0)
+        (0.999088, 0.368)
+        """
+        if self.of_complement:
+            return float(f"{1 - float(f'{math.exp(-place):.3g}'):.12g}")
+        return float(f"{math.exp(place):.3g}")
+
+    @property
+    def fine(self) -> tuple[float, ...]:
+        """The grid and the middles between its values."""
+        middles = [(self.place(a) + self.place(b)) / 2 for a, b in pairwise(self.grid)]
+        return tuple(sorted({*self.grid, *map(self.at, middles)}))
+
+
+def axes(rates: Sequence[float], also: str | None, entrant: Entrant) -> tuple[Axis, ...]:
+    """The learning rate's axis, and those that `--also` names.
+
+    Args:
+      rates: the learning rates, increasing.
+      also: such as ``"b2=0.9:0.9999,eps=1e-10:1e-3"``.
+      entrant: whose hyperparameters they are.
+
+    Raises:
+      UsageError: if one cannot be searched.
+    """
+    if len(rates) < _FEWEST:
+        raise UsageError(f"--learning-rates must be at least {_FEWEST}, got {len(rates)}")
+    found = [Axis(LEARNING_RATE, tuple(rates))]
+    for part in also.split(",") if also is not None else ():
+        axis = _axis(part.strip(), entrant)
+        if axis.name in [each.name for each in found]:
+            raise UsageError(f"--also must name each once, got {axis.name!r} twice")
+        found.append(axis)
+    return tuple(found)
+
+
+def candidates(searched: Sequence[Axis]) -> list[Values]:
+    """Where the search begins: the grid of a lone axis, or else points spread evenly over all.
+
+    There are as many as learning rates for each axis, by Halton's sequence: unlike a product of
+    grids it tries as many values of each as there are candidates.
+    """
+    first, *others = searched
+    if not others:
+        return [(rate,) for rate in first.grid]
+    # Not at the top: without others, a second of imports for nothing.
+    from scipy.stats import qmc  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    points = qmc.Halton(len(searched), scramble=False)
+    points.fast_forward(1)  # all of them at their lower ends
+    spread = points.random(len(first.grid) * len(searched))
+    return [
+        tuple(
+            axis.at(axis.place(axis.low) + share * (axis.place(axis.high) - axis.place(axis.low)))
+            for axis, share in zip(searched, point, strict=True)
+        )
+        for point in spread
+    ]
+
+
+def _axis(text: str, entrant: Entrant) -> Axis:
+    name, _, ends = text.partition("=")
+    try:
+        low, high = map(float, ends.split(":"))
+    except ValueError:
+        form = "name=lowest:highest such as b2=0.9:0.9999"
+        raise UsageError(f"--also must be a list of {form}, got {text!r}") from None
+    rate, *others = inspect.signature(entrant.build).parameters.values()
+    if name in (rate.name, LEARNING_RATE):
+        raise UsageError(f"--also must not name {name!r}: --learning-rates does")
+    named = {each.name: each.default for each in others if each.kind not in _ANY}
+    if name not in named:
+        numbers = (float, type(inspect.Parameter.empty))
+        known = ", ".join(key for key in named if isinstance(named[key], numbers)) or "no numbers"
+        raise UsageError(f"--also must name what {entrant.name!r} takes ({known}), got {name!r}")
+    of_complement = _is_decay_rate(name, named[name])
+    _check(text, low, high, of_complement)
+    axis = Axis(name, (low, high), of_complement)
+    stops = np.linspace(axis.place(low), axis.place(high), _STOPS)[1:-1]
+    return Axis(name, (low, *map(axis.at, stops), high), of_complement)
+
+
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _is_decay_rate(name: str, default: object) -> bool:
+    if isinstance(default, float):
+        return 0.5 <= default < 1
+    return _DECAY_RATE.fullmatch(name) is not None
+
+
+def _check(text: str, low: float, high: float, of_complement: bool) -> None:
+    with np.errstate(over="ignore"):
+        lowest, highest = np.float32(low), np.float32(high)  # as they are trained
+    if of_complement:
+        rule, holds = "0 <= lowest < highest < 1", 0 <= lowest < highest < 1
+    else:
+        # XLA flushes what is below the smallest normal number to 0.
+        rule, holds = "0 < lowest < highest", np.finfo(np.float32).tiny <= lowest < highest < np.inf
+    if not holds:
+        raise UsageError(f"--also must have {rule} in float32, got {text!r}")

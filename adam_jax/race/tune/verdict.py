@@ -1,0 +1,189 @@
+"""What to make of a search, a sentence each; above all whether its budget was too small to tell."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from adam_jax.race.results import rounded
+from adam_jax.race.tune.results import Findings, Scan, Trial
+from adam_jax.race.tune.space import LEARNING_RATE
+
+_TOO_SMALL = "Too small a budget to tell:"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One thing that there is to say.
+
+    Attributes:
+      code: for machines.
+      text: a sentence or two.
+    """
+
+    code: str
+    text: str
+
+
+def verdicts(found: Findings) -> list[Verdict]:
+    """All that there is to say, the gravest first."""
+    if not found.rungs:
+        return []
+    trial = found.recommended
+    if math.isnan(found.initial_loss):
+        return [
+            Verdict(
+                "nan-from-the-start",
+                "The loss is not finite before the first step, whatever the learning rate: "
+                "the fault is in the problem's `init`, `loss` or data.",
+            )
+        ]
+    if trial is None:
+        return [*_diverged(found)]
+    said = [*_nothing_learnt(found, trial), *_order(found), *_falling(found, trial)]
+    for scan in found.scans:
+        said += [*_doubts(found, scan), *_range(scan)]
+    return [*said, *_cliff(found), *_one_seed(found)]
+
+
+def fall(trial: Trial) -> float:
+    """By what share the loss fell in the last tenth of the training, the median over seeds.
+
+    The loss is taken to be straight between the ends of epochs.
+    """
+    return median(map(_fall, trial.losses))
+
+
+def _fall(losses: tuple[float, ...]) -> float:
+    before = float(np.interp(0.9 * (len(losses) - 1), range(len(losses)), losses))
+    return (before - losses[-1]) / abs(before) if math.isfinite(losses[-1]) and before else 0.0
+
+
+def _diverged(found: Findings) -> Iterator[Verdict]:
+    lasted = found.rungs[-1].epochs
+    if all(trial.diverged for trial in found.trials.values()):
+        low = min(values[0] for values in found.trials)
+        yield Verdict(
+            "all-diverged",
+            f"Every learning rate diverged, from {low:.3g} on, so none can be recommended. "
+            "Try smaller ones.",
+        )
+    elif found.complete:
+        yield Verdict(
+            "all-diverged",
+            f"Every learning rate that was best after {lasted} epochs diverged later, so none can "
+            "be recommended. Try more of the smaller ones.",
+        )
+
+
+def _nothing_learnt(found: Findings, trial: Trial) -> Iterator[Verdict]:
+    if trial.final_loss >= found.initial_loss:
+        yield Verdict(
+            "nothing-learnt",
+            f"Nothing was learnt: the lowest loss, {rounded(trial.final_loss, 3)}, is no lower "
+            f"than before the first step, {rounded(found.initial_loss, 3)}.",
+        )
+
+
+def _order(found: Findings) -> Iterator[Verdict]:
+    """Whether a part of the budget has misled, as far as is known, and by more than chance."""
+    best = found.recommended
+    for rung in found.rungs[:-1]:
+        for other in map(found.trials.get, rung.losses):
+            if best is None or other is None or other.epochs < found.epochs:
+                continue
+            seen = found.trials.get(best.values, best).after(rung.epochs)
+            ahead = other.after(rung.epochs)
+            if ahead.highest < seen.lowest and best.highest < other.lowest:
+                yield Verdict(
+                    "order",
+                    f"{_TOO_SMALL} after {rung.epochs} of {found.epochs} epochs learning rate "
+                    f"{other.values[0]:.3g} was ahead of {best.values[0]:.3g} for every seed, in "
+                    "the end behind; more --epochs may turn it again.",
+                )
+                return
+    winner = found.winner
+    if best and winner and best.values in found.trials and found.trials[best.values] is not winner:
+        dropped = found.trials[best.values].epochs
+        if best.highest < winner.lowest and dropped < found.epochs:
+            yield Verdict(
+                "order",
+                f"{_TOO_SMALL} learning rate {best.values[0]:.3g} was given up after {dropped} of "
+                f"{found.epochs} epochs, and is best in the end; more --epochs may turn it again.",
+            )
+
+
+def _falling(found: Findings, trial: Trial) -> Iterator[Verdict]:
+    share = fall(trial)
+    if share > found.tolerance:
+        yield Verdict(
+            "falling",
+            f"{_TOO_SMALL} the loss still fell by {share:.0%} in the last tenth of "
+            f"{_epochs(found.epochs)}, so a longer run ends lower, and its best learning rate may "
+            "be smaller.",
+        )
+
+
+def _doubts(found: Findings, scan: Scan) -> Iterator[Verdict]:
+    if scan.doubtful:
+        ends = f"{scan.alike[0]:.3g} and {scan.alike[-1]:.3g}"
+        others = f"{scan.best:.3g}, which ended lowest"
+        far = scan.alike[0] in scan.doubtful or scan.alike[-1] in scan.doubtful
+        met = f"between {ends}" if far else f"at {scan.doubtful[0]:.3g}"
+        yield Verdict(
+            "noise",
+            f"{_TOO_SMALL} {_plain(scan)}s {met} have ranges over {found.seeds} seeds that meet "
+            f"that of {others}; recommended is the middle. More --seeds or --epochs tell more.",
+        )
+
+
+def _range(scan: Scan) -> Iterator[Verdict]:
+    name = _plain(scan)
+    if scan.indifferent:
+        yield Verdict(
+            "indifferent",
+            f"The {name} does not matter here: all of {scan.axis.low:.3g}..{scan.axis.high:.3g} "
+            f"end within {scan.tolerance:.0%} of the best.",
+        )
+    elif scan.edge:
+        further, option = {
+            "smallest": ("smaller", "downwards"),
+            "largest": ("larger", "upwards"),
+        }[scan.edge]
+        given = "--learning-rates" if scan.axis.name == LEARNING_RATE else "--also"
+        yield Verdict(
+            f"{further}-may-be-better",
+            f"Best at the {scan.edge} {name} tried, {scan.best:.3g}: widen {given} {option}.",
+        )
+
+
+def _cliff(found: Findings) -> Iterator[Verdict]:
+    if not found.scans:
+        return
+    scan = found.scans[-1]
+    lost = []
+    for value in reversed(scan.trials):
+        if not scan.trials[value].lost:
+            break
+        lost.append(value)
+    if lost:
+        yield Verdict(
+            "cliff", f"Diverges for a seed or more from {_plain(scan)} {lost[-1]:.3g} on."
+        )
+
+
+def _one_seed(found: Findings) -> Iterator[Verdict]:
+    if found.seeds == 1:
+        yield Verdict(
+            "one-seed", "One seed does not tell how much of this is chance; --seeds 3 does."
+        )
+
+
+def _plain(scan: Scan) -> str:
+    return scan.axis.name.replace("_", " ") if scan.axis.name == LEARNING_RATE else scan.axis.name
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epochs" if count > 1 else "one epoch"
