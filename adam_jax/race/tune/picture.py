@@ -12,7 +12,7 @@ from adam_jax.race.tune.space import LEARNING_RATE, Axis
 _BLUE, _GREEN = "#0072B2", "#009E73"  # of Okabe and Ito, as the race's
 _INK = "#00664a"  # the green, dark enough for letters
 _FAINT = "#b5b5b5"
-_PANEL, _TITLES, _LABELS = 4.2, 0.75, 0.65  # inches
+_PANEL, _TITLES, _LABELS = 4.0, 0.65, 1.0  # inches
 _CEILING = 3.0  # times the first loss: what is above is drawn there
 
 
@@ -32,8 +32,8 @@ def draw(title: str, found: Findings) -> bytes:
     subtitle = "dots: median over seeds, bars: lowest to highest; grey: after a part of the budget"
     figure = titled(f"{title}: how much the learning rate matters", subtitle, height)
     for index in range(panels):
-        bottom = height - _TITLES - index * (_PANEL + _LABELS) - _PANEL
-        place = (0.085, bottom / height, 0.815, _PANEL / height)
+        bottom = height - _TITLES - (index + 1) * (_PANEL + _LABELS) + _LABELS * 0.6
+        place = (0.085, bottom / height, 0.885, _PANEL / height)
         axes = figure.add_axes(place)
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -59,6 +59,7 @@ def _panel(axes: Any, found: Findings, scan: Scan) -> None:
     spans = [(min(trial.lowest, most), min(trial.highest, most)) for trial in whole.values()]
     axes.vlines(x, *zip(*spans, strict=True), color=_BLUE, lw=1.6, alpha=0.5)
     axes.plot(x, losses, "o-", color=_BLUE, lw=2, ms=6, mec="white", mew=0.7)
+    _named(axes, found.epochs, x[0], losses[0], _BLUE)
     scale(axes, [*shown, *(end for span in spans for end in span)])
     _diverged(axes, _across(scan.axis, scan.trials.keys() - whole.keys()))
     _labelled(axes, scan.axis.name, scan.axis.of_complement)
@@ -85,25 +86,29 @@ def _ladder(axes: Any, found: Findings, rungs: Sequence[Rung]) -> list[float]:
         rates = sorted(kept)
         losses = [min(kept[rate], most) for rate in rates]
         axes.plot(rates, losses, ".-", color=_FAINT, lw=1.2, ms=5, zorder=1.5)
-        text = f"{rung.epochs} epoch{'s' * (rung.epochs > 1)}"
-        axes.annotate(
-            text,
-            (rates[0], losses[0]),
-            xytext=(-4, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=9,
-            color=GREY,
-        )
+        _named(axes, rung.epochs, rates[0], losses[0], GREY)
         shown += losses
     return shown
+
+
+def _named(axes: Any, epochs: int, x: float, y: float, colour: str) -> None:
+    """Writes to the left of a line's start how long had been trained by then."""
+    axes.annotate(
+        f"{epochs} epoch{'s' * (epochs > 1)}",
+        (x, y),
+        xytext=(-6, 0),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        fontsize=9,
+        color=colour,
+    )
 
 
 def _labelled(axes: Any, name: str, of_complement: bool) -> None:
     axes.set_xlabel(name.replace("_", " "), fontsize=11)
     axes.set_xscale("log")
-    axes.margins(x=0.08)
+    axes.margins(x=0.1)  # room for the names of the rungs
     if of_complement:
         axes.invert_xaxis()
         axes.xaxis.set_major_formatter(lambda x, _: f"{1 - x:.9g}")

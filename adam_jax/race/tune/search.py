@@ -71,6 +71,7 @@ class Search:
         self._candidates = candidates
         self._ladder = ladder(len(candidates), epochs)
         self._trials: dict[Values, Trial] = {}
+        self._scanned: dict[Values, Trial] = {}
         cost = Cost(halving=0, scans=0, grid=len(candidates) * seeds * epochs)
         self.findings = Findings(epochs, seeds, tolerance, (), {}, (), cost, complete=False)
 
@@ -110,7 +111,7 @@ class Search:
         before = self.findings.scans
         known = {
             values[index]: trial
-            for values, trial in self._trials.items()
+            for values, trial in (self._trials | self._scanned).items()
             if _with(values, index, held[index]) == held
             and (trial.diverged or trial.epochs == self.findings.epochs)
         }
@@ -121,6 +122,7 @@ class Search:
             for epoch in self._trainer.train(group, epochs):
                 stage = f"{axis.name}: {len(values)} values around the best, epoch {epoch}"
                 yield self._count(f"{stage} of {epochs}", len(values), epoch == epochs, scan=True)
+            self._scanned |= group.trials()
             found = {trial.values[index]: trial for trial in group.trials().values()}
             scan = self._noted(axis, held, scan.trials | found, before)
 

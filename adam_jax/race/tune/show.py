@@ -11,6 +11,7 @@ from adam_jax.race.tune.results import Findings, Scan
 from adam_jax.race.tune.space import Axis
 from adam_jax.race.tune.verdict import verdicts
 
+_WIDE = 200  # more than a table has
 _DASH = "\N{EN DASH}"
 
 
@@ -27,7 +28,7 @@ def show(title: str, axes: tuple[Axis, ...], found: Findings) -> None:
         console.print(line, style="bold")
     for scan in found.scans:
         console.print()
-        console.print(_table(scan), crop=False)
+        console.print(_table(scan), crop=False, width=_WIDE)  # a number is never cut
     console.print()
     for verdict in verdicts(found):
         console.print(verdict.text)

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from adam_jax.race.errors import UsageError
 LEARNING_RATE = "learning_rate"
 DEFAULT_LEARNING_RATES = "1e-6:10:22"
 _FEWEST = 3  # learning rates: fewer have no inside
+_PRIMES = (2, 3, 5, 7, 11, 13)
 _STOPS = 9  # of the others, from end to end
 
 # Those without a default that tells.
@@ -91,31 +92,45 @@ def axes(rates: Sequence[float], also: str | None, entrant: Entrant) -> tuple[Ax
         if axis.name in [each.name for each in found]:
             raise UsageError(f"--also must name each once, got {axis.name!r} twice")
         found.append(axis)
+    if len(found) > len(_PRIMES):
+        raise UsageError(f"--also must name at most {len(_PRIMES) - 1}, got {len(found) - 1}")
     return tuple(found)
 
 
 def candidates(searched: Sequence[Axis]) -> list[Values]:
     """Where the search begins: the grid of a lone axis, or else points spread evenly over all.
 
-    There are as many as learning rates for each axis, by Halton's sequence: unlike a product of
-    grids it tries as many values of each as there are candidates.
+    There are as many as learning rates for each axis, by Halton's sequence. Unlike a product of
+    grids they try as many values of each hyperparameter as there are candidates.
     """
     first, *others = searched
     if not others:
         return [(rate,) for rate in first.grid]
-    # Not at the top: without others, a second of imports for nothing.
-    from scipy.stats import qmc  # type: ignore[import-untyped]  # noqa: PLC0415
+    number = len(first.grid) * len(searched)
+    return [tuple(map(_share, searched, _PRIMES, repeat(index + 1))) for index in range(number)]
 
-    points = qmc.Halton(len(searched), scramble=False)
-    points.fast_forward(1)  # all of them at their lower ends
-    spread = points.random(len(first.grid) * len(searched))
-    return [
-        tuple(
-            axis.at(axis.place(axis.low) + share * (axis.place(axis.high) - axis.place(axis.low)))
-            for axis, share in zip(searched, point, strict=True)
-        )
-        for point in spread
-    ]
+
+def _share(axis: Axis, base: int, index: int) -> float:
+    """The value at the share of the range that Halton's sequence has there."""
+    low, high = axis.place(axis.low), axis.place(axis.high)
+    return axis.at(low + mirrored(index, base) * (high - low))
+
+
+def mirrored(index: int, base: int) -> float:
+    """A number's digits behind the point, the last one first: even over 0 to 1.
+
+    Halton 1964, "Algorithm 247: Radical-inverse Quasi-random Point Sequence",
+    https://doi.org/10.1145/355588.365104.
+
+    >>> [mirrored(index, 2) for index in (1, 2, 3, 4)]
+    [0.5, 0.25, 0.75, 0.125]
+    """
+    share, digit = 0.0, 1.0
+    while index:
+        index, rest = divmod(index, base)
+        digit /= base
+        share += rest * digit
+    return share
 
 
 def _axis(text: str, entrant: Entrant) -> Axis:

@@ -1,0 +1,238 @@
+"""Each thing that a search says of itself, on losses that call for it, and on some that do not."""
+
+import math
+
+import numpy as np
+import pytest
+from known_losses import searched
+
+from adam_jax.race.tune.show import cost, headline, show
+from adam_jax.race.tune.space import Axis
+from adam_jax.race.tune.verdict import verdicts
+
+AXES = (Axis("learning_rate", (1e-4, 1.0)),)
+
+
+def trained(epoch):
+    """How far training is, from 0 to 1: it has settled long before the end of eight epochs."""
+    return 1 - 0.01**epoch
+
+
+def valley(rate, best=0.01):
+    return math.log10(rate / best) ** 2
+
+
+def sound(rate, *, epoch, seed):
+    """Nothing to complain of."""
+    return 5 - trained(epoch) * (4 - valley(rate)) + 1e-3 * seed
+
+
+def said(loss, **settings):
+    found, _ = searched(loss, **settings)
+    return {verdict.code: verdict.text for verdict in verdicts(found)}, found
+
+
+def test_nothing_is_said_without_need():
+    assert said(sound)[0] == {}
+
+
+@pytest.mark.parametrize(
+    ("rates", "code", "text"),
+    [
+        ("1e-4:1e-2:5", "larger-may-be-better", "largest learning rate tried, 0.01: widen"),
+        ("1e-2:10:5", "smaller-may-be-better", "smallest learning rate tried, 0.01: widen"),
+    ],
+)
+def test_the_best_at_an_end(rates, code, text):
+    found, _ = said(sound, rates=rates)
+    assert list(found) == [code]
+    assert text in found[code]
+    assert found[code].endswith({"l": "upwards.", "s": "downwards."}[code[0]])
+
+
+class TestNoise:
+    @staticmethod
+    def loss(spread):
+        def loss(rate, *, epoch, seed):
+            return sound(rate, epoch=epoch, seed=0) + spread * (seed - 1)
+
+        return loss
+
+    def test_ranges_of_distant_rates_meet(self):
+        # The loss at three times the best rate is 1.23 to the best one's 1.
+        texts, found = said(self.loss(0.2))
+        assert list(texts) == ["noise"]
+        assert "Too small a budget to tell" in texts["noise"]
+        assert "ranges over 3 seeds" in texts["noise"]
+        (scan,) = found.scans
+        # By hand: the ranges meet where the parabola has risen by twice the spread.
+        reach = 10 ** math.sqrt(0.4)
+        tried = [value for value in scan.axis.fine if 0.01 / reach <= value <= 0.01 * reach]
+        assert scan.alike == tried
+
+    def test_ranges_of_near_rates_may_meet(self):
+        # At 10 ** 0.25, next to the best, the parabola is 0.06 high, and 0.25 at 10 ** 0.5.
+        texts, found = said(self.loss(0.06))
+        assert texts == {}
+        assert len(found.scans[0].alike) == 3
+
+    def test_what_is_within_the_tolerance_is_no_doubt(self):
+        texts, found = said(self.loss(0.06), tolerance=0.3)
+        assert texts == {}
+        assert len(found.scans[0].good) == 5
+
+    def test_the_middle_is_recommended_and_not_the_luckiest(self):
+        def loss(rate, *, epoch, seed):
+            lucky = 0.05 if math.isclose(rate, 0.0562, rel_tol=0.01) else 0.0
+            slope = max(0.02 * valley(rate), valley(rate) - 0.6)
+            return 5 - trained(epoch) * (4 - slope + lucky) + 0.4 * (seed - 1)
+
+        _, found = said(loss, tolerance=0.01)
+        (scan,) = found.scans
+        assert scan.best == 0.0562
+        assert scan.recommended == pytest.approx(0.01, rel=0.01)
+        assert found.recommended.values == (scan.recommended,)
+
+    def test_one_seed(self):
+        assert list(said(sound, seeds=1)[0]) == ["one-seed"]
+
+
+class TestOrder:
+    """Large rates ahead at first, smaller ones in the end."""
+
+    @staticmethod
+    def crossing(at, spread=0.0):
+        def loss(rate, *, epoch, seed):
+            # The best rate is 0.1 at first, and 0.03 in the end.
+            best = 10**-1 if epoch < at else 10**-1.5
+            noise = spread * (seed - 1) * (-1 if rate > 0.05 else 1)
+            return 5 - trained(epoch) * (4 - valley(rate, best)) + noise
+
+        return loss
+
+    def test_turned(self):
+        texts, _ = said(self.crossing(7))
+        assert list(texts) == ["order"]
+        assert "after 2 of 8 epochs learning rate 0.1 was ahead of 0.0316" in texts["order"]
+
+    def test_turned_by_chance(self):
+        assert "order" not in said(self.crossing(7, spread=0.3))[0]
+
+    def test_not_turned(self):
+        assert said(self.crossing(0))[0] == {}
+
+    def test_the_best_was_given_up(self):
+        def loss(rate, *, epoch, seed):
+            best = 1e-1 if epoch < 6 else 10**-2.5
+            return 5 - trained(epoch) * (4 - valley(rate, best)) + 1e-3 * seed
+
+        texts, found = said(loss)
+        assert found.recommended.values[0] == pytest.approx(10**-2.5, rel=0.01)
+        assert "order" in texts
+        assert "was given up after" in texts["order"] or "was ahead of" in texts["order"]
+
+
+class TestFalling:
+    @pytest.mark.parametrize("epochs", [1, 3, 10, 25])
+    @pytest.mark.parametrize("rate_of_fall", [0.01, 0.2, 1.0])
+    def test_by_how_much(self, epochs, rate_of_fall):
+        def loss(rate, *, epoch, seed):
+            return (1 + valley(rate)) * math.exp(-rate_of_fall * epoch) + 1e-3 * seed
+
+        texts, _ = said(loss, epochs=epochs)
+        curve = np.exp(-rate_of_fall * np.arange(epochs + 1)) + 1e-3
+        last, before = curve[-1], curve[-2]
+        part = 0.1 * epochs  # epochs, in the last tenth
+        if part <= 1:
+            tenth = last + part * (before - last)
+        else:
+            whole, rest = int(part), part - int(part)
+            tenth = curve[-1 - whole] + rest * (curve[-2 - whole] - curve[-1 - whole])
+        share = (tenth - last) / tenth
+        assert ("falling" in texts) == (share > 0.05)
+        if share > 0.05:
+            assert f"still fell by {share:.0%} in the last tenth" in texts["falling"]
+            assert "may be smaller" in texts["falling"]
+
+
+class TestDiverged:
+    def test_all(self):
+        texts, found = said(lambda rate, *, epoch, seed: math.nan if epoch else 1.0)
+        assert list(texts) == ["all-diverged"]
+        assert "from 0.0001 on" in texts["all-diverged"]
+        assert found.recommended is None
+        assert found.complete
+        assert found.cost.halving == 9 * 3 * 2  # and none for those that diverged
+
+    def test_all_that_were_good_at_first(self):
+        def loss(rate, *, epoch, seed):
+            return math.inf if epoch > 6 else sound(rate, epoch=epoch, seed=seed)
+
+        texts, found = said(loss)
+        assert list(texts) == ["all-diverged"]
+        assert "diverged later" in texts["all-diverged"]
+        assert found.recommended is None
+
+    @pytest.mark.parametrize("first", [math.nan, math.inf, -math.inf])
+    def test_from_the_start(self, first):
+        texts, found = said(lambda rate, *, epoch, seed: first)
+        assert list(texts) == ["nan-from-the-start"]
+        assert found.recommended is None
+
+    def test_above_a_rate(self):
+        def loss(rate, *, epoch, seed):
+            return math.nan if rate > 0.02 and epoch else sound(rate, epoch=epoch, seed=seed)
+
+        texts, found = said(loss)
+        assert list(texts) == ["cliff"]
+        assert "from learning rate 0.0316 on" in texts["cliff"]
+        assert found.scans[0].high < 0.0316
+
+
+class TestFlat:
+    def test_all_alike(self):
+        texts, found = said(lambda rate, *, epoch, seed: 2 - trained(epoch) + 1e-3 * valley(rate))
+        assert list(texts) == ["indifferent"]
+        assert "does not matter here: all of 0.0001..1 " in texts["indifferent"]
+        assert found.scans[0].trials.keys() >= set(found.scans[0].axis.grid)
+
+    def test_a_slope_within_the_tolerance_does_not_ask_for_a_wider_range(self):
+        texts, _ = said(lambda rate, *, epoch, seed: 2 - trained(epoch) - 1e-3 * math.log(rate))
+        assert list(texts) == ["indifferent"]
+
+    @pytest.mark.parametrize("loss", [1.0, 0.0, -1.0])
+    def test_nothing_learnt(self, loss):
+        texts, _ = said(lambda rate, *, epoch, seed: loss)
+        assert list(texts) == ["nothing-learnt", "indifferent"]
+
+
+def test_negative_losses():
+    texts, found = said(lambda rate, **at: sound(rate, **at) - 10)
+    assert texts == {}
+    # A twentieth of 9 above -9.
+    assert found.scans[0].high == pytest.approx(10 ** (-2 + math.sqrt(0.45)), rel=0.2)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_is_printed(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    found, _ = searched(sound)
+    show("adam on line", AXES, found)
+    text = capsys.readouterr().out
+    (scan,) = found.scans
+    ends = f"{scan.low:.2g}..{scan.high:.2g}"
+    assert list(headline("adam on line", AXES, found)) == [
+        "adam on line: learning_rate 0.01 ends at loss 1",
+        f"  learning_rate: anything in {ends} is within 5%",
+    ]
+    assert f"anything in {ends}" in " ".join(text.split())
+    assert sum("recommended" in line for line in text.splitlines()) == 1
+    assert " ".join(cost(found).split()) in " ".join(text.split())
+
+
+@pytest.mark.parametrize("loss", [1.0, math.nan, math.inf])
+def test_nothing_is_recommended_without_a_loss(capsys, loss):
+    found, _ = searched(lambda rate, *, epoch, seed: loss if epoch else 1.0)
+    show("adam on line", AXES, found)
+    assert ("no recommendation" in capsys.readouterr().out) == (not math.isfinite(loss))
+    assert isinstance(found.initial_loss, float)
