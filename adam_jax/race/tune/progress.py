@@ -39,11 +39,15 @@ def display() -> Iterator[Show]:
 def _lines() -> Show:
     began = time.perf_counter()
 
+    shown = False
+
     def show(event: Progress) -> None:
-        if event.rung:
+        nonlocal shown
+        if event.rung or not shown:
+            shown = True
             seconds = time.perf_counter() - began
             left = seconds * (event.total / event.done - 1)
-            line = f"{event.stage}: done after {seconds:.1f} s, about {left:.0f} s left"
+            line = f"{event.stage}: after {seconds:.1f} s, about {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 
     return show

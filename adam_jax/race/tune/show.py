@@ -24,11 +24,12 @@ def show(title: str, axes: tuple[Axis, ...], found: Findings) -> None:
       found: the findings.
     """
     console = Console(markup=False, highlight=False, emoji=False)
+    wide = Console(width=_WIDE)  # a number is never cut
     for line in headline(title, axes, found):
         console.print(line, style="bold")
     for scan in found.scans:
         console.print()
-        console.print(_table(scan), crop=False, width=_WIDE)  # a number is never cut
+        wide.print(_table(scan))
     console.print()
     for verdict in verdicts(found):
         console.print(verdict.text)

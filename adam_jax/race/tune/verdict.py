@@ -42,7 +42,12 @@ def verdicts(found: Findings) -> list[Verdict]:
         ]
     if trial is None:
         return [*_diverged(found)]
-    said = [*_nothing_learnt(found, trial), *_order(found), *_falling(found, trial)]
+    said = [
+        *_incomplete(found),
+        *_nothing_learnt(found, trial),
+        *_order(found),
+        *_falling(found, trial),
+    ]
     for scan in found.scans:
         said += [*_doubts(found, scan), *_range(scan)]
     return [*said, *_cliff(found), *_one_seed(found)]
@@ -75,6 +80,13 @@ def _diverged(found: Findings) -> Iterator[Verdict]:
             "all-diverged",
             f"Every learning rate that was best after {lasted} epochs diverged later, so none can "
             "be recommended. Try more of the smaller ones.",
+        )
+
+
+def _incomplete(found: Findings) -> Iterator[Verdict]:
+    if not found.complete:
+        yield Verdict(
+            "incomplete", "Not complete: how far off it one may go is not known to its ends."
         )
 
 
