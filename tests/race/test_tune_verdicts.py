@@ -1,11 +1,13 @@
 """Each thing that a search says of itself, on losses that call for it, and on some that do not."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
 from known_losses import searched
 
+from adam_jax.race.tune.chance import ahead
 from adam_jax.race.tune.show import cost, headline, show
 from adam_jax.race.tune.space import Axis
 from adam_jax.race.tune.verdict import verdicts
@@ -63,7 +65,7 @@ class TestNoise:
         texts, found = said(self.loss(0.2))
         assert list(texts) == ["noise"]
         assert "Too small a budget to tell" in texts["noise"]
-        assert "ranges over 3 seeds" in texts["noise"]
+        assert "for all that 3 seeds say" in texts["noise"]
         (scan,) = found.scans
         # By hand: the ranges meet where the parabola has risen by twice the spread.
         reach = 10 ** math.sqrt(0.4)
@@ -92,6 +94,29 @@ class TestNoise:
         assert scan.best == 0.0562
         assert scan.recommended == pytest.approx(0.01, rel=0.01)
         assert found.recommended.values == (scan.recommended,)
+
+    @pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 2), (3, 3), (2, 4), (5, 5)])
+    def test_ahead_is_a_test_at_a_twentieth(self, n, m):
+        """Of all orders that chance may give, the unlikeliest twentieth, or the one if it is."""
+        orders = list(combinations(range(n + m), n))
+        wins = {}
+        for order in orders:
+            rest = [rank for rank in range(n + m) if rank not in order]
+            wins[order] = sum(a < b for a in order for b in rest)
+        for order in orders:
+            rest = [rank for rank in range(n + m) if rank not in order]
+            share = sum(each >= wins[order] for each in wins.values()) / len(orders)
+            assert ahead(order, rest) == (share <= max(0.05, 1 / len(orders)))
+
+    def test_more_seeds_tell_more(self):
+        def loss(rate, *, epoch, seed):
+            return sound(rate, epoch=epoch, seed=0) + 0.3 * (seed % 3 - 1)
+
+        reach = []
+        for seeds in (3, 9, 27):
+            _, found = said(loss, seeds=seeds)
+            reach.append(found.scans[0].alike[-1])
+        assert reach[0] > reach[1] > reach[2]
 
     def test_one_seed(self):
         assert list(said(sound, seeds=1)[0]) == ["one-seed"]

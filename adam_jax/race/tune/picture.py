@@ -56,7 +56,7 @@ def _panel(axes: Any, found: Findings, scan: Scan) -> None:
     ends = (scan.alike[0], scan.alike[-1]) if scan.doubtful else (scan.low, scan.high)
     axes.axvspan(*_across(scan.axis, ends), color=_GREEN, alpha=0.16, lw=0)
     losses = [min(trial.final_loss, most) for trial in whole.values()]
-    spans = [(min(trial.lowest, most), min(trial.highest, most)) for trial in whole.values()]
+    spans = [(min(*trial.final, most), min(max(trial.final), most)) for trial in whole.values()]
     axes.vlines(x, *zip(*spans, strict=True), color=_BLUE, lw=1.6, alpha=0.5)
     axes.plot(x, losses, "o-", color=_BLUE, lw=2, ms=6, mec="white", mew=0.7)
     _named(axes, found.epochs, x[0], losses[0], _BLUE)

@@ -47,7 +47,8 @@ def _lines() -> Show:
             shown = True
             seconds = time.perf_counter() - began
             left = seconds * (event.total / event.done - 1)
-            line = f"{event.stage}: after {seconds:.1f} s, about {left:.0f} s left"
+            line = f"{event.stage}: after {seconds:.1f} s"
+            line += f", about {left:.0f} s left" * (left > 0)
             print(line, file=sys.stderr, flush=True)
 
     return show

@@ -8,6 +8,7 @@ from itertools import takewhile
 from statistics import median
 
 from adam_jax.race.results import level
+from adam_jax.race.tune.chance import ahead
 from adam_jax.race.tune.space import Axis, Values
 
 _FAR = math.log(3) - 1e-9  # on an axis's scale
@@ -54,16 +55,6 @@ class Trial:
     def rank(self) -> tuple[int, float]:
         """Lower is better: a rate that now and then diverges is none to recommend."""
         return self.lost, self.final_loss
-
-    @property
-    def lowest(self) -> float:
-        """The lowest final loss over seeds."""
-        return min(self.final)
-
-    @property
-    def highest(self) -> float:
-        """The highest final loss over the seeds that have one."""
-        return max((loss for loss in self.final if math.isfinite(loss)), default=math.inf)
 
     def after(self, epochs: int) -> "Trial":
         """The same trial, as it was seen then."""
@@ -126,22 +117,22 @@ class Scan:
 
     @cached_property
     def alike(self) -> list[float]:
-        """The values around the best one that are good, or whose seeds' range meets that of its."""
-        return self._around(lambda value: value in self.good or self.meets(value))
+        """The values around the best one that are good, or cannot be told from it."""
+        return self._around(lambda value: value in self.good or self._like_best(value))
 
     @cached_property
     def doubtful(self) -> list[float]:
-        """The values whose seeds' range meets that of the best one, though they are far from it.
+        """The values that cannot be told from the best one, though they are far from it.
 
         And not good: what is within the tolerance is no matter of doubt.
         """
         middle = self.axis.place(self.best)
         far = [value for value in self.trials if abs(self.axis.place(value) - middle) >= _FAR]
-        return [value for value in far if value not in self.good and self.meets(value)]
+        return [value for value in far if value not in self.good and self._like_best(value)]
 
     @property
     def recommended(self) -> float:
-        """The best value, or the middle of what cannot be told from it where that reaches far.
+        """The best value, or the middle of all that cannot be told from it where that reaches far.
 
         The lowest of many losses that differ by chance is the luckiest one.
         """
@@ -171,10 +162,13 @@ class Scan:
         """Whether all of the range is good."""
         return self.good[0] <= self.axis.low and self.axis.high <= self.good[-1]
 
-    def meets(self, value: float) -> bool:
-        """Whether the range over seeds there meets that of the best value."""
+    def span(self, low: float, high: float) -> str:
+        """A range as it is shown."""
+        return f"{self.axis.text(low, 2)}..{self.axis.text(high, 2)}"
+
+    def _like_best(self, value: float) -> bool:
         lost = math.isinf(self.losses[value])
-        return not lost and self.trials[value].lowest <= self.best_trial.highest
+        return not lost and not ahead(self.best_trial.final, self.trials[value].final)
 
     def _around(self, holds: Callable[[float], bool]) -> list[float]:
         values = list(self.trials)

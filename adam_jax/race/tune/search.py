@@ -72,6 +72,7 @@ class Search:
         self._ladder = ladder(len(candidates), epochs)
         self._trials: dict[Values, Trial] = {}
         self._scanned: dict[Values, Trial] = {}
+        self._expected = 0
         cost = Cost(halving=0, scans=0, grid=len(candidates) * seeds * epochs)
         self.findings = Findings(epochs, seeds, tolerance, (), {}, (), cost, complete=False)
 
@@ -87,6 +88,10 @@ class Search:
         self.findings = replace(self.findings, complete=True)
 
     def _halve(self) -> Iterator[Progress]:
+        budgets = [0, *(epochs for _, epochs in self._ladder)]
+        shares = [b - a for a, b in pairwise(budgets)]
+        whole = sum(width * share for (width, _), share in zip(self._ladder, shares, strict=True))
+        self._expected = whole + self._scans_ahead()
         group = self._trainer.start(self._candidates)
         for rung, (width, epochs) in enumerate(self._ladder):
             going_on = self._best_of(group.members)[:width] if rung else group.members
@@ -119,6 +124,7 @@ class Search:
         while values := wanted(scan):
             group = self._trainer.start([_with(held, index, value) for value in values])
             epochs = self.findings.epochs
+            self._expected = self._spent + len(values) * epochs + self._scans_ahead()
             for epoch in self._trainer.train(group, epochs):
                 stage = f"{axis.name}: {len(values)} values around the best, epoch {epoch}"
                 yield self._count(f"{stage} of {epochs}", len(values), epoch == epochs, scan=True)
@@ -139,16 +145,16 @@ class Search:
         halving, scans = (0, trained) if scan else (trained, 0)
         cost = replace(cost, halving=cost.halving + halving, scans=cost.scans + scans)
         self.findings = replace(self.findings, cost=cost)
-        done = (cost.halving + cost.scans) // self.findings.seeds
-        return Progress(stage, done, max(done, self._expected()), rung)
+        return Progress(stage, self._spent, max(self._spent, self._expected), rung)
 
-    def _expected(self) -> int:
-        """Epochs of all candidates, if each scan takes one group."""
-        total, before = 0, 0
-        for width, epochs in self._ladder:
-            total += width * (epochs - before)
-            before = epochs
-        return total + len(self._axes) * _WIDTH * self.findings.epochs
+    @property
+    def _spent(self) -> int:
+        """Epochs of all candidates, from one seed."""
+        return (self.findings.cost.halving + self.findings.cost.scans) // self.findings.seeds
+
+    def _scans_ahead(self) -> int:
+        """What those not begun yet will take, if each needs two groups."""
+        return (len(self._axes) - len(self.findings.scans)) * 2 * _WIDTH * self.findings.epochs
 
 
 def wanted(scan: Scan) -> list[float]:

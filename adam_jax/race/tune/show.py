@@ -52,9 +52,8 @@ def headline(title: str, axes: tuple[Axis, ...], found: Findings) -> Iterable[st
 def neighbourhood(scan: Scan) -> str:
     """How far off the recommended value one may go."""
     if scan.doubtful:
-        return f"nothing in {scan.alike[0]:.2g}..{scan.alike[-1]:.2g} can be told from it"
-    ends = f"{scan.low:.2g}..{scan.high:.2g}"
-    return f"anything in {ends} is within {scan.tolerance:.0%}"
+        return f"nothing in {scan.span(scan.alike[0], scan.alike[-1])} can be told from it"
+    return f"anything in {scan.span(scan.low, scan.high)} is within {scan.tolerance:.0%}"
 
 
 def cost(found: Findings) -> str:
@@ -78,7 +77,7 @@ def _table(scan: Scan) -> Table:
             span, above, loss = "", "", "diverged"
         else:
             above = _above(trial.final_loss, least)
-            span = _DASH.join(rounded(end, 2) for end in (trial.lowest, max(trial.final)))
+            span = _DASH.join(rounded(end, 2) for end in (min(trial.final), max(trial.final)))
             loss = rounded(trial.final_loss, 3)
         recommended = value == scan.recommended
         note = "recommended" if recommended else f"within {scan.tolerance:.0%}"

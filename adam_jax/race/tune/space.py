@@ -59,12 +59,22 @@ class Axis:
     def at(self, place: float) -> float:
         """The value there, to three digits, for it to be the number that is printed.
 
-        >>> Axis("b2", (0.9, 0.999), of_complement=True).at(7.0), Axis("eps", (0.1, 1.0)).at(-1.0)
+        >>> Axis("b2", (), of_complement=True).at(7.0), Axis("eps", ()).at(-1.0)
         (0.999088, 0.368)
         """
         if self.of_complement:
-            return float(f"{1 - float(f'{math.exp(-place):.3g}'):.12g}")
-        return float(f"{math.exp(place):.3g}")
+            return float(self.text(-math.expm1(-place)))
+        return float(self.text(math.exp(place)))
+
+    def text(self, value: float, digits: int = 3) -> str:
+        """A value as it is shown, with so many digits of what matters.
+
+        >>> Axis("b2", (), of_complement=True).text(0.99684, 2), Axis("eps", ()).text(1 / 3)
+        ('0.9968', '0.333')
+        """
+        if self.of_complement:
+            return f"{1 - float(f'{1 - value:.{digits}g}'):.12g}"
+        return f"{value:.{digits}g}"
 
     @property
     def fine(self) -> tuple[float, ...]:

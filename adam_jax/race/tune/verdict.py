@@ -8,6 +8,7 @@ from statistics import median
 import numpy as np
 
 from adam_jax.race.results import rounded
+from adam_jax.race.tune.chance import ahead
 from adam_jax.race.tune.results import Findings, Scan, Trial
 from adam_jax.race.tune.space import LEARNING_RATE
 
@@ -107,19 +108,18 @@ def _order(found: Findings) -> Iterator[Verdict]:
             if best is None or other is None or other.epochs < found.epochs:
                 continue
             seen = found.trials.get(best.values, best).after(rung.epochs)
-            ahead = other.after(rung.epochs)
-            if ahead.highest < seen.lowest and best.highest < other.lowest:
+            if ahead(other.after(rung.epochs).final, seen.final) and ahead(best.final, other.final):
                 yield Verdict(
                     "order",
                     f"{_TOO_SMALL} after {rung.epochs} of {found.epochs} epochs learning rate "
-                    f"{other.values[0]:.3g} was ahead of {best.values[0]:.3g} for every seed, in "
+                    f"{other.values[0]:.3g} was ahead of {best.values[0]:.3g}, in "
                     "the end behind; more --epochs may turn it again.",
                 )
                 return
     winner = found.winner
     if best and winner and best.values in found.trials and found.trials[best.values] is not winner:
         dropped = found.trials[best.values].epochs
-        if best.highest < winner.lowest and dropped < found.epochs:
+        if ahead(best.final, winner.final) and dropped < found.epochs:
             yield Verdict(
                 "order",
                 f"{_TOO_SMALL} learning rate {best.values[0]:.3g} was given up after {dropped} of "
@@ -140,14 +140,13 @@ def _falling(found: Findings, trial: Trial) -> Iterator[Verdict]:
 
 def _doubts(found: Findings, scan: Scan) -> Iterator[Verdict]:
     if scan.doubtful:
-        ends = f"{scan.alike[0]:.3g} and {scan.alike[-1]:.3g}"
-        others = f"{scan.best:.3g}, which ended lowest"
-        far = scan.alike[0] in scan.doubtful or scan.alike[-1] in scan.doubtful
-        met = f"between {ends}" if far else f"at {scan.doubtful[0]:.3g}"
+        values = [*scan.alike, *scan.doubtful]
         yield Verdict(
             "noise",
-            f"{_TOO_SMALL} {_plain(scan)}s {met} have ranges over {found.seeds} seeds that meet "
-            f"that of {others}; recommended is the middle. More --seeds or --epochs tell more.",
+            f"{_TOO_SMALL} {_plain(scan)} anywhere in {scan.span(min(values), max(values))} may be "
+            f"as good as {scan.axis.text(scan.best)}, which ended lowest, for all that "
+            f"{found.seeds} seeds say (rank-sum test at 5%); recommended is the middle. More "
+            "--seeds or --epochs tell more.",
         )
 
 
@@ -156,7 +155,7 @@ def _range(scan: Scan) -> Iterator[Verdict]:
     if scan.indifferent:
         yield Verdict(
             "indifferent",
-            f"The {name} does not matter here: all of {scan.axis.low:.3g}..{scan.axis.high:.3g} "
+            f"The {name} does not matter here: all of {scan.span(scan.axis.low, scan.axis.high)} "
             f"end within {scan.tolerance:.0%} of the best.",
         )
     elif scan.edge:
@@ -167,7 +166,8 @@ def _range(scan: Scan) -> Iterator[Verdict]:
         given = "--learning-rates" if scan.axis.name == LEARNING_RATE else "--also"
         yield Verdict(
             f"{further}-may-be-better",
-            f"Best at the {scan.edge} {name} tried, {scan.best:.3g}: widen {given} {option}.",
+            f"Best at the {scan.edge} {name} tried, {scan.axis.text(scan.best)}: widen {given} "
+            f"{option}.",
         )
 
 
@@ -182,7 +182,8 @@ def _cliff(found: Findings) -> Iterator[Verdict]:
         lost.append(value)
     if lost:
         yield Verdict(
-            "cliff", f"Diverges for a seed or more from {_plain(scan)} {lost[-1]:.3g} on."
+            "cliff",
+            f"Diverges for a seed or more from {_plain(scan)} {scan.axis.text(lost[-1])} on.",
         )
 
 
