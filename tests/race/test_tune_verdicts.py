@@ -138,13 +138,14 @@ class TestOrder:
     def test_turned(self):
         texts, _ = said(self.crossing(7))
         assert list(texts) == ["order"]
-        assert "after 2 of 8 epochs learning rate 0.1 was ahead of 0.0316" in texts["order"]
+        assert "after 4 of 8 epochs learning rate 0.1 was ahead of 0.0316" in texts["order"]
 
     def test_turned_by_chance(self):
         assert "order" not in said(self.crossing(7, spread=0.3))[0]
 
-    def test_not_turned(self):
-        assert said(self.crossing(0))[0] == {}
+    @pytest.mark.parametrize("at", [0, 3])
+    def test_not_turned_since_the_last_that_went(self, at):
+        assert said(self.crossing(at))[0] == {}
 
     def test_the_best_was_given_up(self):
         def loss(rate, *, epoch, seed):

@@ -13,6 +13,10 @@ _BLUE, _GREEN = "#0072B2", "#009E73"  # of Okabe and Ito, as the race's
 _INK = "#00664a"  # the green, dark enough for letters
 _FAINT = "#b5b5b5"
 _PANEL, _TITLES, _LABELS = 4.0, 0.65, 1.0  # inches
+_SUBTITLE = (
+    "dots: median over seeds; bars: lowest to highest; grey: after a part of the budget; "
+    "green: recommended"
+)
 _CEILING = 3.0  # times the first loss: what is above is drawn there
 
 
@@ -29,8 +33,8 @@ def draw(title: str, found: Findings) -> bytes:
     scans = found.scans[::-1]
     panels = max(1, len(scans))
     height = _TITLES + panels * (_PANEL + _LABELS)
-    subtitle = "dots: median over seeds, bars: lowest to highest; grey: after a part of the budget"
-    figure = titled(f"{title}: how much the learning rate matters", subtitle, height)
+    matters = "hyperparameters matter" if panels > 1 else "the learning rate matters"
+    figure = titled(f"{title}: how much {matters}", _SUBTITLE, height)
     for index in range(panels):
         bottom = height - _TITLES - (index + 1) * (_PANEL + _LABELS) + _LABELS * 0.6
         place = (0.085, bottom / height, 0.885, _PANEL / height)
@@ -59,7 +63,8 @@ def _panel(axes: Any, found: Findings, scan: Scan) -> None:
     spans = [(min(*trial.final, most), min(max(trial.final), most)) for trial in whole.values()]
     axes.vlines(x, *zip(*spans, strict=True), color=_BLUE, lw=1.6, alpha=0.5)
     axes.plot(x, losses, "o-", color=_BLUE, lw=2, ms=6, mec="white", mew=0.7)
-    _named(axes, found.epochs, x[0], losses[0], _BLUE)
+    if shown:
+        _named(axes, found.epochs, x[0], losses[0], _BLUE)
     scale(axes, [*shown, *(end for span in spans for end in span)])
     _diverged(axes, _across(scan.axis, scan.trials.keys() - whole.keys()))
     _labelled(axes, scan.axis.name, scan.axis.of_complement)

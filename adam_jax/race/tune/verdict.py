@@ -102,29 +102,41 @@ def _nothing_learnt(found: Findings, trial: Trial) -> Iterator[Verdict]:
 
 def _order(found: Findings) -> Iterator[Verdict]:
     """Whether a part of the budget has misled, as far as is known, and by more than chance."""
-    best = found.recommended
-    for rung in found.rungs[:-1]:
-        for other in map(found.trials.get, rung.losses):
-            if best is None or other is None or other.epochs < found.epochs:
-                continue
-            seen = found.trials.get(best.values, best).after(rung.epochs)
-            if ahead(other.after(rung.epochs).final, seen.final) and ahead(best.final, other.final):
-                yield Verdict(
-                    "order",
-                    f"{_TOO_SMALL} after {rung.epochs} of {found.epochs} epochs learning rate "
-                    f"{other.values[0]:.3g} was ahead of {best.values[0]:.3g}, in "
-                    "the end behind; more --epochs may turn it again.",
-                )
-                return
-    winner = found.winner
-    if best and winner and best.values in found.trials and found.trials[best.values] is not winner:
-        dropped = found.trials[best.values].epochs
-        if ahead(best.final, winner.final) and dropped < found.epochs:
-            yield Verdict(
-                "order",
-                f"{_TOO_SMALL} learning rate {best.values[0]:.3g} was given up after {dropped} of "
-                f"{found.epochs} epochs, and is best in the end; more --epochs may turn it again.",
-            )
+    best, winner = found.recommended, found.winner
+    if best is None or winner is None:
+        return
+    turned = _turned(found, best)
+    at_first = found.trials.get(best.values, winner)
+    if turned:
+        yield Verdict(
+            "order",
+            f"{_TOO_SMALL} after {found.rungs[-2].epochs} of {found.epochs} epochs learning rate "
+            f"{turned.values[0]:.3g} was ahead of {best.values[0]:.3g}, in the end behind; more "
+            "--epochs may turn it again.",
+        )
+    elif at_first.epochs < found.epochs and ahead(best.final, winner.final):
+        yield Verdict(
+            "order",
+            f"{_TOO_SMALL} learning rate {best.values[0]:.3g} was given up after "
+            f"{at_first.epochs} of {found.epochs} epochs, and is best in the end; more --epochs "
+            "may turn it again.",
+        )
+
+
+def _turned(found: Findings, best: Trial) -> Trial | None:
+    """The one that was most ahead of the best when it was last decided who trains on."""
+    if len(found.rungs) < 2 or not found.scans:
+        return None
+    last, scan = found.rungs[-2].epochs, found.scans[-1]
+    worse = [trial for value, trial in scan.trials.items() if value not in scan.good]
+    turned = [
+        trial.after(last)
+        for trial in worse
+        if trial.epochs == found.epochs
+        and ahead(best.final, trial.final)
+        and ahead(trial.after(last).final, best.after(last).final)
+    ]
+    return min(turned, key=lambda trial: trial.rank, default=None)
 
 
 def _falling(found: Findings, trial: Trial) -> Iterator[Verdict]:
