@@ -153,6 +153,12 @@ def _add_tune(commands: Any) -> None:
         help="how much above the lowest loss is as good (default: %(default)s)",
     )
     add(
+        "--time-limit",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for the problem to be read, and for the search; what is known by then is kept",
+    )
+    add(
         "--out",
         type=Path,
         metavar="DIR",
@@ -222,6 +228,13 @@ def _share(text: str) -> float:
     number = _finite(text)
     if not 0 < number < 1:
         raise ArgumentTypeError(f"must be between 0 and 1, got {text!r}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = _finite(text)
+    if number <= 0:
+        raise ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
     return number
 
 

@@ -6,6 +6,8 @@ import signal
 import struct
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from test_race_runs import reference
 from adam_jax.race import entrants, problem
 from adam_jax.race.cli import main
 from adam_jax.race.errors import UsageError
+from adam_jax.race.tune.limit import within
 from adam_jax.race.tune.search import Search
 from adam_jax.race.tune.space import Axis, candidates
 from adam_jax.race.tune.trainer import Trainer
@@ -65,8 +68,9 @@ def test_each_run_is_a_plain_loop_whatever_left_its_group(write):
     smaller = trainer.keep(group, [(0.3,), (0.1,)])
     assert list(trainer.train(smaller, 3)) == [3]
     trials = group.trials() | smaller.trials()
+    alone = replace(own, loss=jax.jit(own.loss))
     for rate, seed, epochs in ((0.003, 0, 2), (0.1, 1, 3)):
-        expected, _ = reference(own, optax.sgd(rate), seed, epochs)
+        expected, _ = reference(alone, optax.sgd(rate), seed, epochs)
         np.testing.assert_allclose(trials[(rate,)].losses[seed], expected, rtol=2e-5)
     # `init` and an epoch are traced to be checked, and an epoch for the second width.
     assert len(traces) <= 5
@@ -155,6 +159,7 @@ def test_several(documented, write):
     assert len(found["candidates"]) == 6
     assert [scan["name"] for scan in found["neighbourhoods"]] == ["momentum", "learning_rate"]
     own = problem.load(write())
+    own = replace(own, loss=jax.jit(own.loss))
     for trial in found["candidates"][:2]:
         transformation = optax.sgd(trial["learning_rate"], trial["momentum"], nesterov=True)
         expected, _ = reference(own, transformation, 0, trial["epochs"])
@@ -225,6 +230,7 @@ def test_an_entrant_of_the_users_own(documented, write):
         (["--tolerance", "0"], "between 0 and 1, got '0'"),
         (["--tolerance", "1"], "between 0 and 1, got '1'"),
         (["--tolerance", "nan"], "finite number, got 'nan'"),
+        (["--time-limit", "0"], "positive number of seconds, got '0'"),
     ],
 )
 def test_arguments(refused, write, arguments, rule):
@@ -330,6 +336,39 @@ class TestStopped:
         assert capsys.readouterr().err == (
             "adam-jax: error: entrant 'sgd' cannot be run: RESOURCE_EXHAUSTED: Out of memory\n"
         )
+
+
+class TestTimeLimit:
+    def test_python_that_hangs(self, refused, write):
+        path = write(LINE + "\nimport time\nwhile True: time.sleep(0.01)\n")
+        said = refused(path, *FEW, "--time-limit", "0.3")
+        assert "reading the problem took more than the 0.3 s of --time-limit" in said
+
+    def test_it_is_an_error_and_no_interruption(self):
+        with pytest.raises(UsageError, match="it took more than the 0.05 s of --time-limit"):  # noqa: SIM117
+            with within(0.05, "it"):
+                while True:
+                    time.sleep(0.01)
+
+    def test_a_device_that_hangs(self, write, tmp_path):
+        """Nothing in Python is heard while it waits for that."""
+        source = LINE.replace("    x, y = batch", "    jax.debug.callback(hang)\n    x, y = batch")
+        source += "\nimport time\ndef hang(): time.sleep(1000)\n"
+        command = [sys.executable, "-m", "adam_jax", "tune", write(source), *FEW]
+        command += ["--time-limit", "3", "--out", str(tmp_path / "out")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert "of --time-limit\n" in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_nothing_is_left_behind(self):
+        before = signal.getsignal(signal.SIGINT)
+        with within(60, "it"):
+            pass
+        with pytest.raises(KeyboardInterrupt), within(60, "it"):
+            raise KeyboardInterrupt
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_the_problem_prints_is_not_in_the_document(capsys, write):

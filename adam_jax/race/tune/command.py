@@ -10,13 +10,12 @@ from adam_jax.race.cli import INTERRUPTED
 from adam_jax.race.command import _interruptible
 from adam_jax.race.entrants import Entrant
 from adam_jax.race.errors import UsageError, printing, require
-from adam_jax.race.problem import Problem
 from adam_jax.race.tune import document
+from adam_jax.race.tune.limit import within
 from adam_jax.race.tune.progress import display
-from adam_jax.race.tune.results import Findings
 from adam_jax.race.tune.search import Search
 from adam_jax.race.tune.show import show
-from adam_jax.race.tune.space import DEFAULT_LEARNING_RATES, Axis, axes, candidates
+from adam_jax.race.tune.space import DEFAULT_LEARNING_RATES, axes, candidates
 from adam_jax.race.tune.trainer import Trainer
 
 
@@ -29,10 +28,16 @@ def run(arguments: Namespace) -> int:
         entrant = _entrant(arguments.entrant)
         rates = arguments.learning_rates or grid.learning_rates(DEFAULT_LEARNING_RATES)
         searched = axes(rates, arguments.also, entrant)
-        chosen = problem.load(arguments.problem)
         if arguments.out:
             folder.check(arguments.out)
-        found, stopped = _found(arguments, chosen, entrant, searched)
+        with within(arguments.time_limit, "reading the problem"):
+            chosen = problem.load(arguments.problem)
+            trainer = Trainer(chosen, entrant, searched, arguments.seeds)
+        epochs = arguments.epochs or chosen.epochs
+        first = candidates(searched)
+        search = Search(trainer, searched, first, arguments.seeds, epochs, arguments.tolerance)
+        stopped = _stopped(search, arguments.time_limit)
+    found = search.findings
     if stopped and found.recommended is None:
         raise stopped
     title = f"{entrant.name} on {Path(chosen.name).stem}"
@@ -64,19 +69,13 @@ def _entrant(text: str) -> Entrant:
     return found[0]
 
 
-def _found(
-    arguments: Namespace, chosen: Problem, entrant: Entrant, searched: tuple[Axis, ...]
-) -> tuple[Findings, KeyboardInterrupt | UsageError | None]:
-    """What is known in the end, and what kept it from being more."""
-    seeds, epochs = arguments.seeds, arguments.epochs or chosen.epochs
-    trainer = Trainer(chosen, entrant, searched, seeds)
-    first = candidates(searched)
-    search = Search(trainer, searched, first, seeds, epochs, arguments.tolerance)
+def _stopped(search: Search, limit: float | None) -> KeyboardInterrupt | UsageError | None:
+    """Searches, and tells what kept it from its end."""
     try:
-        with display() as shown, _interruptible() as check:
+        with display() as shown, _interruptible() as check, within(limit, "the search"):
             for event in search.run():
                 shown(event)
                 check()
     except (KeyboardInterrupt, UsageError) as stopped:
-        return search.findings, stopped
-    return search.findings, None
+        return stopped
+    return None

@@ -107,6 +107,7 @@ def _named(axes: Any, epochs: int, x: float, y: float, colour: str) -> None:
         va="center",
         fontsize=9,
         color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
     )
 
 

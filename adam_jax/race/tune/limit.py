@@ -1,0 +1,51 @@
+"""A time limit for what may hang: the user's own code, or what it makes the device do."""
+
+import _thread
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from adam_jax.race.errors import UsageError
+
+_PATIENCE = 2.0  # seconds for Python code to see that it is interrupted
+
+
+@contextmanager
+def within(seconds: float | None, what: str) -> Iterator[None]:
+    """Interrupts what takes longer, as Ctrl-C does, and ends the process if nothing hears it.
+
+    As nothing does that waits for the device.
+
+    Args:
+      seconds: the limit; `None` for none.
+      what: what is limited, such as "the search".
+
+    Raises:
+      UsageError: if it was interrupted.
+    """
+    if seconds is None:
+        yield
+        return
+    line = f"{what} took more than the {seconds:g} s of --time-limit"
+    expired, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if done.wait(seconds):
+            return
+        expired.set()
+        _thread.interrupt_main()
+        if not done.wait(_PATIENCE):
+            print(f"adam-jax: error: {line}", file=sys.stderr, flush=True)
+            os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if expired.is_set():
+            raise UsageError(line) from None
+        raise
+    finally:
+        done.set()
