@@ -1,6 +1,8 @@
 """Each thing that a search says of itself, on losses that call for it, and on some that do not."""
 
 import math
+import struct
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from known_losses import searched
 
 from adam_jax.race.tune.chance import ahead
+from adam_jax.race.tune.picture import draw
 from adam_jax.race.tune.show import cost, headline, show
 from adam_jax.race.tune.space import Axis
 from adam_jax.race.tune.verdict import verdicts
@@ -205,6 +208,14 @@ class TestDiverged:
         assert list(texts) == ["nan-from-the-start"]
         assert found.recommended is None
 
+    def test_one_seed_from_the_start(self):
+        def loss(rate, *, epoch, seed):
+            return math.nan if seed == 1 else sound(rate, epoch=epoch, seed=seed)
+
+        texts, found = said(loss)
+        assert next(iter(texts)) == "nan-from-the-start"
+        assert found.recommended.values[0] == pytest.approx(0.01)
+
     def test_above_a_rate(self):
         def loss(rate, *, epoch, seed):
             return math.nan if rate > 0.02 and epoch else sound(rate, epoch=epoch, seed=seed)
@@ -262,3 +273,38 @@ def test_nothing_is_recommended_without_a_loss(capsys, loss):
     show("adam on line", AXES, found)
     assert ("no recommendation" in capsys.readouterr().out) == (not math.isfinite(loss))
     assert isinstance(found.initial_loss, float)
+
+
+@pytest.mark.parametrize(
+    ("loss", "settings"),
+    [
+        (sound, {}),
+        (sound, {"epochs": 1}),
+        (lambda rate, *, epoch, seed: sound(rate, epoch=epoch, seed=seed) - 3, {}),
+        (lambda rate, *, epoch, seed: math.nan, {}),
+        (lambda rate, *, epoch, seed: math.nan if epoch else 1.0, {}),
+        (lambda rate, *, epoch, seed: 0.0, {}),
+        (lambda rate, *, epoch, seed: 1e30 if rate > 0.05 and epoch else 2 - trained(epoch), {}),
+        (
+            lambda rate, b2, *, epoch, seed: (
+                math.inf if rate > 0.05 and epoch else sound(rate, epoch=epoch, seed=seed) + b2
+            ),
+            {"also": "b2=0:0.9999"},
+        ),
+    ],
+    ids=["sound", "one rung", "negative", "nan", "diverged", "zero", "huge", "several"],
+)
+def test_pictures(loss, settings):
+    found, _ = searched(loss, **settings)
+    content = draw("adam on line", found)
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", content[16:24])
+    assert width == 1350
+    assert height == pytest.approx(150 * (0.65 + 5 * max(1, len(found.scans))), abs=1)
+
+
+def test_an_interrupted_search_is_drawn():
+    whole, _ = searched(sound)
+    content = draw("adam on line", replace(whole, scans=(), complete=False))
+    assert content[:4] == b"\x89PNG"
+    assert [verdict.code for verdict in verdicts(replace(whole, complete=False))] == ["incomplete"]

@@ -32,26 +32,23 @@ def verdicts(found: Findings) -> list[Verdict]:
     """All that there is to say, the gravest first."""
     if not found.rungs:
         return []
-    trial = found.recommended
-    if math.isnan(found.initial_loss):
-        return [
-            Verdict(
-                "nan-from-the-start",
-                "The loss is not finite before the first step, whatever the learning rate: "
-                "the fault is in the problem's `init`, `loss` or data.",
-            )
-        ]
+    trial, said = found.recommended, [*_start(found)]
     if trial is None:
-        return [*_diverged(found)]
-    said = [
-        *_incomplete(found),
-        *_nothing_learnt(found, trial),
-        *_order(found),
-        *_falling(found, trial),
-    ]
+        return said or [*_diverged(found)]
+    said += [*_incomplete(found), *_nothing_learnt(found, trial), *_order(found)]
+    said += _falling(found, trial)
     for scan in found.scans:
         said += [*_doubts(found, scan), *_range(scan)]
     return [*said, *_cliff(found), *_one_seed(found)]
+
+
+def _start(found: Findings) -> Iterator[Verdict]:
+    if math.isnan(found.initial_loss):
+        yield Verdict(
+            "nan-from-the-start",
+            "The loss is not finite before the first step, whatever the learning rate: "
+            "the fault is in the problem's `init`, `loss` or data.",
+        )
 
 
 def fall(trial: Trial) -> float:
