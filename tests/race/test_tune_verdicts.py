@@ -234,8 +234,10 @@ class TestFlat:
         assert found.scans[0].trials.keys() >= set(found.scans[0].axis.grid)
 
     def test_a_slope_within_the_tolerance_does_not_ask_for_a_wider_range(self):
-        texts, _ = said(lambda rate, *, epoch, seed: 2 - trained(epoch) - 1e-3 * math.log(rate))
+        texts, found = said(lambda rate, *, epoch, seed: 2 - trained(epoch) - 1e-3 * math.log(rate))
         assert list(texts) == ["indifferent"]
+        assert found.recommended.values == (0.01,)  # the middle, though the largest ended lowest
+        assert found.scans[0].best == 1.0
 
     @pytest.mark.parametrize("loss", [1.0, 0.0, -1.0])
     def test_nothing_learnt(self, loss):
