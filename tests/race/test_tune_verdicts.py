@@ -80,6 +80,9 @@ class TestNoise:
         texts, found = said(self.loss(0.06))
         assert texts == {}
         assert len(found.scans[0].alike) == 3
+        assert list(headline("it", AXES, found))[1].endswith(
+            "; nothing in 0.0056..0.018 is certainly worse"
+        )
 
     def test_what_is_within_the_tolerance_is_no_doubt(self):
         texts, found = said(self.loss(0.06), tolerance=0.3)

@@ -46,7 +46,10 @@ def headline(title: str, axes: tuple[Axis, ...], found: Findings) -> Iterable[st
     loss = f"ends at loss {rounded(trial.final_loss, 3)}"
     yield f"{title}: {', '.join(f'{name} {value:.6g}' for name, value in values.items())} {loss}"
     for scan in found.scans[::-1]:
-        yield f"  {scan.axis.name}: {neighbourhood(scan)}"
+        alike = scan.span(scan.alike[0], scan.alike[-1])
+        wider = not scan.doubtful and scan.alike != scan.good
+        more = f"; nothing in {alike} is certainly worse" * wider
+        yield f"  {scan.axis.name}: {neighbourhood(scan)}{more}"
 
 
 def neighbourhood(scan: Scan) -> str:
