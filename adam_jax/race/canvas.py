@@ -1,21 +1,77 @@
-"""What the pictures of a race share: the canvas, its scales, and names at the ends of lines."""
+"""What the pictures of a race share: the paper, its scales, and names at the ends of lines."""
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-GREY = "#555555"
-WIDTH, _HEIGHT = 9.0, 5.5  # inches
-# Shares of the picture's width: the left margin, and a letter of a line's name.
-_LEFT = 0.085
-_LETTER = 0.0103
-_LONGEST = 32
+from adam_jax.race.colours import GREY, GRID, INK, PAPER
+
+# Inches: margins around the axes, between a line's end and its name, and a letter of a name.
+_LEFT, _BOTTOM, _TOP, _RIGHT = 0.76, 0.6, 0.12, 0.1
+_TITLES = 0.65
+_GAP = 0.27
+_LETTER = 0.0927
+_NAME_HEIGHT = 0.2
 # From the left end of a name, half way up, to a little short of its line's end.
 _LEADER = {"arrowstyle": "-", "lw": 1.2, "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 5}
+# A name is what its owner wrote: a dollar in it begins no formula.
+_STYLE: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": PAPER,
+    "axes.labelcolor": INK,
+    "grid.color": GRID,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "adam_jax",  # the same picture has the same bytes
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What is drawn on.
+
+    Attributes:
+      width: inches.
+      height: inches, of a picture of lines.
+      titled: whether the titles stand on it, or beside it as on a page.
+    """
+
+    width: float
+    height: float
+    titled: bool
+
+    @property
+    def letters(self) -> int:
+        """How long a line's name may be, for the lines to keep more than half of the width."""
+        return int(0.4 * self.width / _LETTER)
+
+    @property
+    def top(self) -> float:
+        """Inches that are free, or for the titles, above the axes."""
+        return _TITLES + _TOP if self.titled else _TOP
+
+
+PRINT = Paper(9.0, 5.5, titled=True)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Where figures are made and written: our style in place of the caller's."""
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # A name in a script that the font lacks has boxes in a PNG file, and is whole in SVG.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 class Label(NamedTuple):
@@ -27,23 +83,24 @@ class Label(NamedTuple):
     colour: str
 
 
-def canvas(title: str, subtitle: str) -> tuple[Any, Any]:
+def canvas(paper: Paper, title: str, subtitle: str) -> tuple[Any, Any]:
     """A figure for lines, and its axes."""
-    figure = titled(title, subtitle, _HEIGHT)
-    axes = figure.add_axes((_LEFT, 0.11, 0.7, 0.75))
-    axes.grid(color="#dddddd", linewidth=0.8)
+    figure = sheet(paper, title, subtitle, paper.height)
+    axes = figure.add_axes(_place(paper, paper.width - _LEFT - _RIGHT))
+    axes.grid(linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=10)
     return figure, axes
 
 
-def titled(title: str, subtitle: str, height: float) -> Any:
-    """A figure without axes, ``WIDTH`` by so many inches; the titles are in the uppermost 0.6."""
-    figure = Figure(figsize=(WIDTH, height), dpi=150, facecolor="white")
+def sheet(paper: Paper, title: str, subtitle: str, height: float) -> Any:
+    """A figure without axes, so many inches high; titles, if any, are above `paper.top`."""
+    figure = Figure(figsize=(paper.width, height), dpi=150, facecolor=PAPER)
     FigureCanvasAgg(figure)
-    figure.text(0.02, 1 - 0.3 / height, title, fontsize=14, fontweight="bold")
-    figure.text(0.02, 1 - 0.55 / height, subtitle, fontsize=10.5, color=GREY)
+    if paper.titled:
+        figure.text(0.02, 1 - 0.3 / height, title, fontsize=14, fontweight="bold")
+        figure.text(0.02, 1 - 0.55 / height, subtitle, fontsize=10.5, color=GREY)
     return figure
 
 
@@ -61,18 +118,21 @@ def plain(axis: Any, values: Sequence[float]) -> None:
         axis.set_minor_formatter("{x:g}")
 
 
-def name_lines(axes: Any, labels: Sequence[Label]) -> None:
+def name_lines(paper: Paper, axes: Any, labels: Sequence[Label]) -> None:
     """Writes each name to the right of the axes, level with its line's end where there is room."""
     longest = max((len(label.text) for label in labels), default=0)
-    axes.set_position((_LEFT, 0.11, 0.91 - _LEFT - _LETTER * longest, 0.75))
+    width = paper.width - _LEFT - _GAP - _LETTER * (longest + 1) - _RIGHT
+    place = _place(paper, width)
+    axes.set_position(place)
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [to_axes.transform((label.x, label.y)) for label in labels]
-    heights = apart([float(y) for _, y in ends], gap=0.048)
+    gap = _NAME_HEIGHT / (place[3] * paper.height)
+    heights = apart([float(y) for _, y in ends], gap)
     for label, (x, y), height in zip(labels, ends, heights, strict=True):
         axes.annotate(
             label.text,
             xy=(x, y),
-            xytext=(1.045, height),
+            xytext=(1 + _GAP / width, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
@@ -80,6 +140,17 @@ def name_lines(axes: Any, labels: Sequence[Label]) -> None:
             annotation_clip=False,
             arrowprops=_LEADER | {"color": label.colour},
         )
+
+
+def _place(paper: Paper, width: float) -> tuple[float, float, float, float]:
+    """Where axes of so many inches are, in shares of the figure."""
+    height = paper.height - _BOTTOM - paper.top
+    return (
+        _LEFT / paper.width,
+        _BOTTOM / paper.height,
+        width / paper.width,
+        height / paper.height,
+    )
 
 
 def apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -111,9 +182,9 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
     return [placed[index] for index in range(len(heights))]
 
 
-def short(name: str) -> str:
-    """A name that leaves room for the picture: the end of a path says more than its start."""
-    return name if len(name) <= _LONGEST else f"...{name[3 - _LONGEST :]}"
+def short(name: str, most: int) -> str:
+    """A name in so many letters: the end of a path says more than its start."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def finite(losses: Iterable[float]) -> list[float]:

@@ -7,41 +7,44 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.patches import Rectangle
 
-from adam_jax.race.canvas import GREY, WIDTH, finite, png, short, titled
+from adam_jax.race.canvas import Paper, finite, sheet, short
+from adam_jax.race.colours import GREY, LOST
 from adam_jax.race.results import Standing, rounded
 
 _ROW = 0.26  # inches
-_TOP, _BOTTOM, _RIGHT = 1.1, 0.15, 0.15
+_HEADER, _BOTTOM, _RIGHT = 0.4, 0.15, 0.15
+_GUTTER = 0.04  # between cells, of a cell
 _LETTER = 0.088  # of a name, inches
 _NARROWEST = 0.45  # what a number needs, inches
 _COLOURS = colormaps["Blues_r"]
-_LOST = "#e4e4e4"
 
 
-def heat_map(problem: str, standings: Sequence[Standing], ceiling: float) -> bytes:
+def heat_map(paper: Paper, problem: str, standings: Sequence[Standing], ceiling: float) -> Any:
     """Draws the final losses.
 
     Args:
+      paper: what to draw on; the rows say how high it is.
       problem: its name, for the title.
       standings: the entrants in the order of their rows.
       ceiling: the loss from which on all have one colour.
 
     Returns:
-      A PNG file.
+      A figure.
     """
     rates = sorted({rate for row in standings for rate in row.outcome.learning_rates})
-    names = [short(row.entrant) for row in standings]
-    height = _TOP + _ROW * len(names) + _BOTTOM
-    figure = titled(
+    names = [short(row.entrant, paper.letters) for row in standings]
+    height = paper.top + _HEADER + _ROW * len(names) + _BOTTOM
+    figure = sheet(
+        paper,
         f"{problem}: how much the learning rate matters",
         "training loss after the last epoch, median over seeds; framed: each entrant's best; "
         "\N{MULTIPLICATION SIGN}: diverged",
         height,
     )
     left = 0.3 + _LETTER * max(map(len, names))
-    width = WIDTH - left - _RIGHT
-    place = (left / WIDTH, _BOTTOM / height, width / WIDTH, _ROW * len(names) / height)
-    axes = figure.add_axes(place)
+    width = paper.width - left - _RIGHT
+    across, up = width / paper.width, _ROW * len(names) / height
+    axes = figure.add_axes((left / paper.width, _BOTTOM / height, across, up))
     axes.set(xlim=(0, len(rates)), ylim=(len(names), 0))
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=10)
@@ -59,7 +62,7 @@ def heat_map(problem: str, standings: Sequence[Standing], ceiling: float) -> byt
         for column, loss in enumerate(losses[index]):
             best = not row.diverged and rates[column] == row.learning_rate
             _cell(axes, (column, index), loss, shade(min(loss, ceiling)), best, step == 1)
-    return png(figure)
+    return figure
 
 
 def _cell(
@@ -67,10 +70,12 @@ def _cell(
 ) -> None:
     x, y = place
     lost = not math.isfinite(loss)
-    colour = _LOST if lost else _COLOURS(0.15 + 0.85 * shade)[:3]
-    axes.add_patch(Rectangle(place, 1, 1, facecolor=colour, edgecolor="white", linewidth=0.8))
-    if best:  # above the neighbours' edges
-        frame = Rectangle((x + 0.02, y + 0.06), 0.96, 0.88, fill=False, edgecolor="black", zorder=3)
+    colour = LOST if lost else _COLOURS(0.15 + 0.85 * shade)[:3]
+    ink = GREY if lost else _ink(colour)
+    corner, size = (x + _GUTTER / 2, y + _GUTTER / 2), 1 - _GUTTER
+    axes.add_patch(Rectangle(corner, size, size, facecolor=colour, linewidth=0))
+    if best:
+        frame = Rectangle((x + 0.05, y + 0.1), 0.9, 0.8, fill=False, edgecolor=ink, linewidth=1.2)
         axes.add_patch(frame)
     if lost or numbers:
         axes.text(
@@ -81,7 +86,7 @@ def _cell(
             va="center",
             fontsize=9,
             fontweight="bold" if best else "normal",
-            color=GREY if lost else _ink(colour),
+            color=ink,
         )
 
 

@@ -1,8 +1,7 @@
 """The two pictures of a race: loss against steps, and loss against learning rate.
 
-Drawn without pyplot, so that a caller's own figures and backend stay as they are. The colours are
-Okabe and Ito's, which the colour-blind tell apart; markers and dashes say the same again, for print
-in grey. Lines are named at their ends, not in a legend that the eye must travel to.
+Drawn without pyplot, so that a caller's own figures and backend stay as they are. Lines are named
+at their ends, not in a legend that the eye must travel to.
 
 No eye follows thirty lines. Of more than ten entrants the best have colours and names among the
 curves, and so has the first one that the user named, to compare them with; the others are grey. And
@@ -10,18 +9,28 @@ the picture of the learning rates is a table in colours, where each has a row.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from adam_jax.race.canvas import GREY, Label, canvas, finite, name_lines, plain, png, scale, short
+from adam_jax.race.canvas import (
+    PRINT,
+    Label,
+    Paper,
+    canvas,
+    drawing,
+    finite,
+    name_lines,
+    plain,
+    png,
+    scale,
+    short,
+)
+from adam_jax.race.colours import GREY, OTHERS, style
 from adam_jax.race.heat_map import heat_map
 from adam_jax.race.results import Outcome, Standing, median_curve
 
-# Okabe and Ito (2008), less their yellow, which is too pale on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "<", ">")
-_DASHES = ("-", (0, (4, 1.2)))
+Styles = Mapping[str, Mapping[str, Any]]
 
 # A loss above so many times the one at the start is drawn at the top: it is no result that anyone
 # compares, and would press all the others flat.
@@ -45,20 +54,50 @@ def draw(
     Returns:
       PNG files by name.
     """
-    named = [outcome.entrant for outcome in outcomes]
-    many = len(named) > _MOST_LINES
-    if many:
-        named = _foremost(named[0], [row.entrant for row in standings])
-    styles = {entrant: _style(index) for index, entrant in enumerate(named)}
+    names = foremost([o.entrant for o in outcomes], [row.entrant for row in standings])
+    styles = {entrant: style(index) for index, entrant in enumerate(names)}
+    with drawing():
+        drawn = figures(PRINT, problem, outcomes, standings, steps, styles)
+        return {f"{name}.png": png(figure) for name, figure in drawn.items()}
+
+
+def figures(
+    paper: Paper,
+    problem: str,
+    outcomes: Sequence[Outcome],
+    standings: Sequence[Standing],
+    steps: int,
+    styles: Styles,
+) -> dict[str, Any]:
+    """The figures of a race, by name; to be made and written within `drawing`.
+
+    Args:
+      paper: what to draw on.
+      problem: as in `draw`.
+      outcomes: as in `draw`.
+      standings: as in `draw`.
+      steps: as in `draw`.
+      styles: the looks of those that are `foremost`.
+    """
     ceiling = _CEILING * max(
         map(abs, finite(run.losses[0] for o in outcomes for run in o.runs)), default=1.0
     )
     return {
-        "curves.png": _curves(problem, standings, steps, styles, ceiling),
-        "learning_rates.png": heat_map(problem, standings, ceiling)
-        if many
-        else _learning_rates(problem, outcomes, styles, ceiling),
+        "curves": _curves(paper, problem, standings, steps, styles, ceiling),
+        "learning_rates": heat_map(paper, problem, standings, ceiling)
+        if are_many(outcomes)
+        else _learning_rates(paper, problem, outcomes, styles, ceiling),
     }
+
+
+def are_many(entrants: Sequence[Any]) -> bool:
+    """Whether they are more than a picture of lines can hold."""
+    return len(entrants) > _MOST_LINES
+
+
+def foremost(named: Sequence[str], ranked: Sequence[str]) -> list[str]:
+    """Those that have colours: all, or of many the best and the first one that the user named."""
+    return _foremost(named[0], ranked) if are_many(named) else list(named)
 
 
 def _foremost(first: str, ranked: Sequence[str]) -> list[str]:
@@ -68,15 +107,17 @@ def _foremost(first: str, ranked: Sequence[str]) -> list[str]:
 
 
 def _curves(
+    paper: Paper,
     problem: str,
     standings: Sequence[Standing],
     steps: int,
-    styles: dict[str, dict[str, Any]],
+    styles: Styles,
     ceiling: float,
-) -> bytes:
+) -> Any:
     rows = [row for row in standings if not row.diverged]
     others = len(rows) - sum(row.entrant in styles for row in rows)
     figure, axes = canvas(
+        paper,
         f"{problem}: training loss at each entrant's best learning rate",
         "line: median over seeds; band: lowest to highest"
         + f"; grey: the {others} others" * bool(others),
@@ -91,57 +132,52 @@ def _curves(
         highest = [min(max(epoch, default=ceiling), ceiling) for epoch in by_epoch]
         x = [epoch * steps for epoch in range(len(losses))]
         shown += lowest
-        style = styles.get(row.entrant)
-        if style is None:
-            axes.plot(x, losses, color="#c4c4c4", linewidth=1, zorder=1.5)
+        look = styles.get(row.entrant)
+        if look is None:
+            axes.plot(x, losses, color=OTHERS, linewidth=0.8, zorder=1.5)
             continue
-        axes.fill_between(x, lowest, highest, color=style["color"], alpha=0.12, linewidth=0)
-        axes.plot(x, losses, **style, markevery=max(1, len(x) // 10))
-        labels.append(
-            Label(
-                f"{short(row.entrant)} at {row.learning_rate:.3g}",
-                x[-1],
-                losses[-1],
-                style["color"],
-            )
-        )
+        axes.fill_between(x, lowest, highest, color=look["color"], alpha=0.12, linewidth=0)
+        axes.plot(x, losses, **look, markevery=max(1, len(x) // 10))
+        at = f" at {row.learning_rate:.3g}"
+        name = short(row.entrant, paper.letters - len(at)) + at
+        labels.append(Label(name, x[-1], losses[-1], look["color"]))
     axes.set_xlabel(f"optimizer step ({steps} an epoch)", fontsize=11)
     axes.set_ylabel("training loss", fontsize=11)
     axes.set_xlim(left=0)
     scale(axes, shown)
-    name_lines(axes, labels)
-    return png(figure)
+    name_lines(paper, axes, labels)
+    return figure
 
 
 def _learning_rates(
-    problem: str, outcomes: Sequence[Outcome], styles: dict[str, dict[str, Any]], ceiling: float
-) -> bytes:
+    paper: Paper, problem: str, outcomes: Sequence[Outcome], styles: Styles, ceiling: float
+) -> Any:
     figure, axes = canvas(
+        paper,
         f"{problem}: how much the learning rate matters",
         "training loss after the last epoch, median over seeds",
     )
     labels: list[Label] = []
     shown: list[float] = []
     for outcome in outcomes:
-        style = styles[outcome.entrant]
+        look = styles[outcome.entrant]
         rates, finals = zip(*_finals(outcome), strict=True)
         losses = [min(loss, ceiling) if math.isfinite(loss) else math.nan for loss in finals]
-        axes.plot(rates, losses, **style)
+        axes.plot(rates, losses, **look)
         shown += finite(losses)
         if math.isfinite(losses[-1]):
-            labels.append(Label(short(outcome.entrant), rates[-1], losses[-1], style["color"]))
+            name = short(outcome.entrant, paper.letters)
+            labels.append(Label(name, rates[-1], losses[-1], look["color"]))
     axes.set_xlabel("learning rate", fontsize=11)
     axes.set_ylabel("final training loss", fontsize=11)
     axes.set_xscale("log")
     plain(axes.xaxis, [rate for outcome in outcomes for rate in outcome.learning_rates])
     scale(axes, shown)
-    name_lines(axes, labels + _diverged(axes, outcomes, styles))
-    return png(figure)
+    name_lines(paper, axes, labels + _diverged(paper, axes, outcomes, styles))
+    return figure
 
 
-def _diverged(
-    axes: Any, outcomes: Sequence[Outcome], styles: dict[str, dict[str, Any]]
-) -> list[Label]:
+def _diverged(paper: Paper, axes: Any, outcomes: Sequence[Outcome], styles: Styles) -> list[Label]:
     """Adds a band on top where each entrant that has diverged has a row of crosses.
 
     Returns:
@@ -168,7 +204,7 @@ def _diverged(
             if math.isfinite(loss) and math.isinf(lost_loss):
                 axes.plot([rate, following], [loss, height], ":", color=colour, lw=1.2)
         if rates[-1] == outcome.learning_rates[-1]:
-            labels.append(Label(short(outcome.entrant), rates[-1], height, colour))
+            labels.append(Label(short(outcome.entrant, paper.letters), rates[-1], height, colour))
     return labels
 
 
@@ -177,27 +213,13 @@ def _finals(outcome: Outcome) -> list[tuple[float, float]]:
 
 
 def _make_room(axes: Any, share: float) -> None:
-    """Raises the upper limit until a share of the height is free on top, and greys that."""
+    """Raises the upper limit until a share of the height is free on top, above a rule."""
     to_scale = axes.yaxis.get_transform()
     bottom, free = axes.get_ylim()
     low, high = to_scale.transform([bottom, free])
     top = to_scale.inverted().transform(low + (high - low) / (1 - share))
-    axes.axhspan(free, top, color="#eeeeee", lw=0)
+    axes.axhline(free, color=GREY, lw=0.8)
     for minor in (False, True):  # heights there are no losses
         ticks = [tick for tick in axes.get_yticks(minor=minor) if tick <= free]
         axes.set_yticks(ticks, minor=minor)
     axes.set_ylim(bottom, top)
-
-
-def _style(index: int) -> dict[str, Any]:
-    return {
-        "color": _COLOURS[index % len(_COLOURS)],
-        "marker": _MARKERS[index % len(_MARKERS)],
-        # By turns, so that two lines on top of each other (adam and adamw) both show; there are
-        # odd many colours, so a second round through them has the other dashes.
-        "linestyle": _DASHES[index % len(_DASHES)],
-        "linewidth": 2,
-        "markersize": 6.5,
-        "markeredgecolor": "white",
-        "markeredgewidth": 0.7,
-    }
