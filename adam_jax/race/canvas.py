@@ -184,6 +184,9 @@ def apart(heights: Sequence[float], gap: float) -> list[float]:
 
 def short(name: str, most: int) -> str:
     """A name in so many letters: the end of a path says more than its start."""
+    name = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name
+    )
     return name if len(name) <= most else f"...{name[3 - most :]}"
 
 

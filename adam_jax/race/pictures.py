@@ -9,7 +9,8 @@ the picture of the learning rates is a table in colours, where each has a row.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -58,7 +59,7 @@ def draw(
     styles = {entrant: style(index) for index, entrant in enumerate(names)}
     with drawing():
         drawn = figures(PRINT, problem, outcomes, standings, steps, styles)
-        return {f"{name}.png": png(figure) for name, figure in drawn.items()}
+        return {f"{name}.png": png(figure()) for name, figure in drawn.items()}
 
 
 def figures(
@@ -68,8 +69,8 @@ def figures(
     standings: Sequence[Standing],
     steps: int,
     styles: Styles,
-) -> dict[str, Any]:
-    """The figures of a race, by name; to be made and written within `drawing`.
+) -> dict[str, Callable[[], Any]]:
+    """What makes the figures of a race, by name; to be called within `drawing`.
 
     Args:
       paper: what to draw on.
@@ -82,12 +83,12 @@ def figures(
     ceiling = _CEILING * max(
         map(abs, finite(run.losses[0] for o in outcomes for run in o.runs)), default=1.0
     )
-    return {
-        "curves": _curves(paper, problem, standings, steps, styles, ceiling),
-        "learning_rates": heat_map(paper, problem, standings, ceiling)
-        if are_many(outcomes)
-        else _learning_rates(paper, problem, outcomes, styles, ceiling),
-    }
+    if are_many(outcomes):
+        rates = partial(heat_map, paper, problem, standings, ceiling)
+    else:
+        rates = partial(_learning_rates, paper, problem, outcomes, styles, ceiling)
+    curves = partial(_curves, paper, problem, standings, steps, styles, ceiling)
+    return {"curves": curves, "learning_rates": rates}
 
 
 def are_many(entrants: Sequence[Any]) -> bool:

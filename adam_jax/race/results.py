@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
+import numpy as np
+
 # "Reaches the best": a loss at most this share above it.
 _TOLERANCE = 0.1
 
@@ -192,3 +194,45 @@ def _edge(best: float, rates: Sequence[float]) -> str | None:
 
 def _finite_or_inf(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What kept an entrant, or all of them, from finishing on a problem.
+
+    Attributes:
+      entrant: its name; `None` where the problem itself failed.
+      reason: in a line.
+    """
+
+    entrant: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Race:
+    """All that came out on one problem.
+
+    Attributes:
+      problem: its name.
+      about: what it is, in a line; may be empty.
+      learning_rates: those tried.
+      seeds: how many.
+      epochs: passes through the data.
+      steps: optimizer steps an epoch.
+      target: the training loss that counts as solved; `None` for a tenth above the lowest.
+      outcomes: of the entrants that finished.
+      failures: of those that did not.
+      samples: of the best run of the best entrant, by caption.
+    """
+
+    problem: str
+    about: str
+    learning_rates: tuple[float, ...]
+    seeds: int
+    epochs: int
+    steps: int
+    target: float | None
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[Failure, ...]
+    samples: dict[str, str | np.ndarray]

@@ -1,0 +1,178 @@
+"""A page that holds all it shows: its style, its script, and its pictures are in it."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+
+from adam_jax.race.report import tables, words
+from adam_jax.race.report.charts import Charts
+from adam_jax.race.report.markup import Markup, element, escaped, joined
+from adam_jax.race.report.profiles import Profile
+from adam_jax.race.report.samples import samples
+from adam_jax.race.report.words import Result
+from adam_jax.race.results import Failure, Race
+
+_MOST_VERDICTS = 10  # before the others are folded away
+
+
+def page(
+    races: Sequence[Race],
+    command: str,
+    versions: Mapping[str, str],
+    profiles: Sequence[Profile] = (),
+) -> str:
+    """Writes a race as HTML.
+
+    Args:
+      races: one a problem, at least one.
+      command: what was typed to run them.
+      versions: of what has had a part in them, by name.
+      profiles: over all problems, if there are several.
+
+    Returns:
+      The page. It asks for nothing: no script, style, font or picture from elsewhere.
+    """
+    results = [Result(race) for race in races]
+    charts = Charts(races)
+    style, script = _file("style.css"), _file("sort.js")
+    several = len(results) > 1
+    named = f"{len(results)} problems" if several else races[0].problem
+    body = [
+        _overview(results) if several else "",
+        _over_all(profiles, charts) if profiles else "",
+        *(_problem(number, result, charts) for number, result in enumerate(results, 1)),
+        _reproduce(command, versions),
+    ]
+    return Template(_file("page.html")).substitute(
+        policy=escaped(_policy(style, script)),
+        title=escaped(f"Race: {named}"),
+        style=style,
+        script=script,
+        content=joined(part for part in body if part),
+    )
+
+
+def _overview(results: Sequence[Result]) -> Markup:
+    lines = (
+        element(
+            "li",
+            element("a", result.race.problem, href=f"#problem-{number}"),
+            f": {words.summary(result)}",
+            f"; {len(result.race.failures)} failed" if result.race.failures else "",
+        )
+        for number, result in enumerate(results, 1)
+    )
+    return element("nav", element("ul", *lines), aria_label="Problems")
+
+
+def _over_all(profiles: Sequence[Profile], charts: Charts) -> Markup:
+    return element(
+        "section",
+        element("h2", "Over all problems", id="over-all"),
+        element(
+            "p",
+            "A problem is solved when the training loss is down to its target. The score is the "
+            "share of problems solved within tau times the steps of the fastest, mean over tau.",
+        ),
+        tables.scores(profiles),
+        *map(charts.profile, profiles),
+        aria_labelledby="over-all",
+    )
+
+
+def _problem(number: int, result: Result, charts: Charts) -> Markup:
+    race, name = result.race, f"problem-{number}"
+    parts = [
+        element("h2", race.problem, id=name),
+        element("p", race.about, class_="about") if race.about else "",
+        element("p", _settings(race)),
+        _failures(race.failures) if race.failures else "",
+    ]
+    if race.outcomes:
+        parts += [
+            element("h3", "Verdict"),
+            _verdicts(result),
+            element("h3", "Figures"),
+            tables.standings(result),
+            element("p", _legend(result), class_="note"),
+            element("h3", "Pictures"),
+            charts.race(result),
+        ]
+    if race.samples:
+        parts += [element("h3", f"Samples of {result.rows[0].entrant}"), samples(race.samples)]
+    return element("section", *filter(None, parts), aria_labelledby=name)
+
+
+def _settings(race: Race) -> str:
+    rates = [f"{rate:.3g}" for rate in sorted(race.learning_rates)]
+    seeds = f"{race.seeds} seed{'s' * (race.seeds > 1)}"
+    steps = f"{race.epochs} epoch{'s' * (race.epochs > 1)} of {race.steps} steps"
+    return f"Learning rates {', '.join(rates)}; {seeds}; {steps}."
+
+
+def _failures(failures: Sequence[Failure]) -> Markup:
+    lines = (
+        element("li", element("b", failure.entrant or "The problem itself"), f": {failure.reason}")
+        for failure in failures
+    )
+    return element("div", element("h3", "Failed"), element("ul", *lines), class_="failures")
+
+
+def _verdicts(result: Result) -> Markup:
+    lines = [
+        element("li", element("b", entrant), f": {sentence}")
+        for entrant, sentence in words.verdicts(result)
+    ]
+    if len(lines) <= _MOST_VERDICTS:
+        return element("ol", *lines)
+    first, rest = lines[:_MOST_VERDICTS], lines[_MOST_VERDICTS:]
+    return joined(
+        [
+            element("ol", *first),
+            element(
+                "details",
+                element("summary", f"the {len(rest)} others"),
+                element("ol", *rest, start=_MOST_VERDICTS + 1),
+            ),
+        ]
+    )
+
+
+def _legend(result: Result) -> str:
+    race = result.race
+    level = "10% above the lowest" if race.target is None else "the target"
+    return (
+        f"Loss: mean over an epoch's batches after epoch {race.epochs}, median of the seeds. "
+        f"Steps to: where that loss has come down to {level}, a straight line drawn between "
+        "epochs. Time a step: a run's share of all that ran at once. Forgiving: share of the "
+        "learning rates that end within 10% of the entrant's own best."
+    )
+
+
+def _reproduce(command: str, versions: Mapping[str, str]) -> Markup:
+    found = (part for item in versions.items() for part in map(element, ("dt", "dd"), item))
+    return element(
+        "section",
+        element("h2", "Run it again", id="again"),
+        element("pre", element("code", command), class_="command"),
+        element("dl", *found),
+        aria_labelledby="again",
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Allows nothing but the page's own style and script, and the pictures written into it."""
+
+    def allowed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (
+        f"default-src 'none'; style-src {allowed(style)}; script-src {allowed(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,71 @@
+"""How the entrants do over all problems: the share that each has solved in a given time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from adam_jax.race.canvas import Label, Paper, canvas, name_lines, short
+from adam_jax.race.colours import OTHERS
+from adam_jax.race.pictures import Styles
+from adam_jax.race.results import rounded
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A performance profile of every entrant (Dahl et al. 2023, AlgoPerf, section 4).
+
+    Attributes:
+      name: under what rules, such as "tuned".
+      taus: times the steps of a problem's fastest entrant, from 1 on.
+      shares: of the problems, those solved within each of the `taus`, by entrant.
+      scores: the mean of an entrant's shares over tau, by entrant.
+    """
+
+    name: str
+    taus: tuple[float, ...]
+    shares: dict[str, tuple[float, ...]]
+    scores: dict[str, float]
+
+    @property
+    def ranked(self) -> list[str]:
+        """The entrants, the highest score first."""
+        return sorted(self.scores, key=lambda entrant: -self.scores[entrant])
+
+
+def figure(paper: Paper, profile: Profile, styles: Styles) -> Any:
+    """Draws a profile; those that have no style are grey and have no name."""
+    figure, axes = canvas(
+        paper,
+        f"{profile.name}: share of problems solved",
+        "at the lines' ends: score, the mean share over tau",
+    )
+    labels: list[Label] = []
+    for entrant in profile.ranked:
+        shares = [100 * share for share in profile.shares[entrant]]
+        look = styles.get(entrant)
+        steps: dict[str, Any] = {"drawstyle": "steps-post", "clip_on": False}
+        if look is None:
+            axes.plot(profile.taus, shares, color=OTHERS, linewidth=0.8, zorder=1.5, **steps)
+            continue
+        axes.plot(profile.taus, shares, **look, markevery=max(1, len(shares) // 8), **steps)
+        score = f" {rounded(profile.scores[entrant], 2)}"
+        name = short(entrant, paper.letters - len(score)) + score
+        labels.append(Label(name, profile.taus[-1], shares[-1], look["color"]))
+    axes.set(xlim=(profile.taus[0], profile.taus[-1]), ylim=(0, 102))
+    axes.set_xlabel("steps / steps of the fastest (tau)", fontsize=11)
+    axes.set_ylabel("problems solved (%)", fontsize=11)
+    name_lines(paper, axes, labels)
+    return figure
+
+
+def finding(profile: Profile) -> str:
+    """What the figure shows, in words."""
+    return "; ".join(
+        f"{entrant} has solved {profile.shares[entrant][0]:.0%} as fast as the fastest and "
+        f"{profile.shares[entrant][-1]:.0%} within {profile.taus[-1]:g} times its steps"
+        for entrant in _few(profile.ranked)
+    )
+
+
+def _few(entrants: Sequence[str]) -> Sequence[str]:
+    return entrants[:5]
