@@ -37,7 +37,8 @@ parameter, what it does, and the paper that it is from. `help(adam_jax.NAME)` te
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 2 for unusable input, 130 for Ctrl-C."""
     try:
-        arguments = _parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else list(argv)
+        arguments = _parser().parse_args(given, Namespace(given=given))
         run: Callable[..., int] = arguments.run
         return run(arguments)
     except UsageError as error:
@@ -107,7 +108,8 @@ def _add_race(commands: Any) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="write results.jsonl, curves.png and learning_rates.png there, over older ones",
+        help="write report.html, results.jsonl, curves.png and learning_rates.png there, over "
+        "older ones",
     )
     add("--json", action="store_true", help="print one JSON document in place of the table")
 

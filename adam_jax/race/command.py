@@ -15,7 +15,7 @@ from adam_jax.race.entrants import Entrant
 from adam_jax.race.errors import UsageError, printing, require
 from adam_jax.race.problem import Problem
 from adam_jax.race.progress import display
-from adam_jax.race.results import Outcome, standings, target_loss
+from adam_jax.race.results import Outcome, Race, standings, target_loss
 from adam_jax.race.runner import Settings, race
 
 
@@ -48,6 +48,7 @@ def run(arguments: Namespace) -> int:
             if pictures:
                 files = pictures.draw(Path(chosen.name).stem, outcomes, rows, chosen.steps)
                 files["results.jsonl"] = document.lines(chosen, outcomes).encode()
+                files["report.html"] = _report(chosen, settings, outcomes, arguments)
                 folder.write(arguments.out, files)
     if isinstance(stopped, UsageError):
         raise stopped
@@ -59,6 +60,29 @@ def run(arguments: Namespace) -> int:
     count = f"{len(outcomes)} of {len(racing)}"
     print(f"adam-jax: interrupted; finished entrants are kept, {count}: {kept}", file=sys.stderr)
     return INTERRUPTED
+
+
+def _report(
+    chosen: Problem,
+    settings: Settings,
+    outcomes: Sequence[Outcome],
+    arguments: Namespace,
+) -> bytes:
+    raced = Race(
+        problem=chosen.name,
+        about=chosen.about,
+        learning_rates=settings.learning_rates,
+        seeds=settings.seeds,
+        epochs=settings.epochs,
+        steps=chosen.steps,
+        target=arguments.target,
+        outcomes=tuple(outcomes),
+        failures=(),
+        samples={},
+    )
+    report = require("adam_jax.race.report")
+    page: str = report.page([raced], report.command(arguments.given), report.versions())
+    return page.encode()
 
 
 def _outcomes(

@@ -38,7 +38,7 @@ def report(
         "target_loss": _number(target),
         "complete": complete,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: _version(name) for name in ("adam_jax", "jax", "optax")},
+        "versions": versions(),
         "standings": [_standing(row) for row in rows],
         "runs": [_run(problem, run) for row in rows for run in row.outcome.runs],
     }
@@ -49,6 +49,11 @@ def lines(problem: Problem, outcomes: Sequence[Outcome]) -> str:
     """Every run as a line of JSON."""
     records = (_run(problem, run) for outcome in outcomes for run in outcome.runs)
     return "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records)
+
+
+def versions() -> dict[str, str | None]:
+    """Those of the packages that results depend on; `None` for what is not installed."""
+    return {name: _version(name) for name in ("adam_jax", "jax", "optax")}
 
 
 def _run(problem: Problem, run: Run) -> dict[str, Any]:

@@ -15,6 +15,8 @@ _ROW = 0.26  # inches
 _HEADER, _BOTTOM, _RIGHT = 0.4, 0.15, 0.15
 _GUTTER = 0.04  # between cells, of a cell
 _LETTER = 0.088  # of a name, inches
+_LONGEST = 28  # of a name, letters
+_DIGIT = 0.09  # of a learning rate, inches
 _NARROWEST = 0.45  # what a number needs, inches
 _COLOURS = colormaps["Blues_r"]
 
@@ -32,7 +34,7 @@ def heat_map(paper: Paper, problem: str, standings: Sequence[Standing], ceiling:
       A figure.
     """
     rates = sorted({rate for row in standings for rate in row.outcome.learning_rates})
-    names = [short(row.entrant, paper.letters) for row in standings]
+    names = [short(row.entrant, _LONGEST) for row in standings]
     height = paper.top + _HEADER + _ROW * len(names) + _BOTTOM
     figure = sheet(
         paper,
@@ -49,10 +51,11 @@ def heat_map(paper: Paper, problem: str, standings: Sequence[Standing], ceiling:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, labelsize=10)
     axes.set_yticks([index + 0.5 for index in range(len(names))], names)
+    column = width / len(rates)
+    written = [f"{rate:.3g}" for rate in rates]
     # As many as there is room for.
-    step = math.ceil(_NARROWEST * len(rates) / width)
-    shown = range(0, len(rates), step)
-    axes.set_xticks([index + 0.5 for index in shown], [f"{rates[index]:.3g}" for index in shown])
+    step = math.ceil(max(_NARROWEST, _DIGIT * max(map(len, written))) / column)
+    axes.set_xticks([index + 0.5 for index in range(0, len(rates), step)], written[::step])
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("learning rate", fontsize=10)
@@ -61,7 +64,9 @@ def heat_map(paper: Paper, problem: str, standings: Sequence[Standing], ceiling:
     for index, row in enumerate(standings):
         for column, loss in enumerate(losses[index]):
             best = not row.diverged and rates[column] == row.learning_rate
-            _cell(axes, (column, index), loss, shade(min(loss, ceiling)), best, step == 1)
+            _cell(
+                axes, (column, index), loss, shade(min(loss, ceiling)), best, column >= _NARROWEST
+            )
     return figure
 
 

@@ -37,6 +37,9 @@ Styles = Mapping[str, Mapping[str, Any]]
 # compares, and would press all the others flat.
 _CEILING = 3.0
 
+# Lines matter more than the rates at their ends, where there is room for one of them.
+_LETTERS_FOR_RATES = 30
+
 _MOST_LINES = 10
 _BEST = 5
 
@@ -139,7 +142,7 @@ def _curves(
             continue
         axes.fill_between(x, lowest, highest, color=look["color"], alpha=0.12, linewidth=0)
         axes.plot(x, losses, **look, markevery=max(1, len(x) // 10))
-        at = f" at {row.learning_rate:.3g}"
+        at = f" at {row.learning_rate:.3g}" if paper.letters >= _LETTERS_FOR_RATES else ""
         name = short(row.entrant, paper.letters - len(at)) + at
         labels.append(Label(name, x[-1], losses[-1], look["color"]))
     axes.set_xlabel(f"optimizer step ({steps} an epoch)", fontsize=11)

@@ -42,7 +42,7 @@ def page(
     body = [
         _overview(results) if several else "",
         _over_all(profiles, charts) if profiles else "",
-        *(_problem(number, result, charts) for number, result in enumerate(results, 1)),
+        *(_problem(place, result, charts, several) for place, result in enumerate(results, 1)),
         _reproduce(command, versions),
     ]
     return Template(_file("page.html")).substitute(
@@ -82,27 +82,30 @@ def _over_all(profiles: Sequence[Profile], charts: Charts) -> Markup:
     )
 
 
-def _problem(number: int, result: Result, charts: Charts) -> Markup:
-    race, name = result.race, f"problem-{number}"
+def _problem(place: int, result: Result, charts: Charts, several: bool) -> Markup:
+    race, name = result.race, f"problem-{place}"
+    # Alone it is what the page is about, and its heading the page's.
+    heading = "h3" if several else "h2"
     parts = [
-        element("h2", race.problem, id=name),
-        element("p", race.about, class_="about") if race.about else "",
+        element("h2", race.problem, id=name) if several else "",
+        element("p", race.about) if race.about else "",
         element("p", _settings(race)),
-        _failures(race.failures) if race.failures else "",
+        _failures(race.failures, heading) if race.failures else "",
     ]
     if race.outcomes:
         parts += [
-            element("h3", "Verdict"),
+            element(heading, "Verdict"),
             _verdicts(result),
-            element("h3", "Figures"),
+            element(heading, "Figures"),
             tables.standings(result),
             element("p", _legend(result), class_="note"),
-            element("h3", "Pictures"),
+            element(heading, "Pictures"),
             charts.race(result),
         ]
     if race.samples:
-        parts += [element("h3", f"Samples of {result.rows[0].entrant}"), samples(race.samples)]
-    return element("section", *filter(None, parts), aria_labelledby=name)
+        parts += [element(heading, f"Samples of {result.rows[0].entrant}"), samples(race.samples)]
+    named = {"aria_labelledby": name} if several else {"aria_label": race.problem}
+    return element("section", *filter(None, parts), **named)
 
 
 def _settings(race: Race) -> str:
@@ -112,12 +115,12 @@ def _settings(race: Race) -> str:
     return f"Learning rates {', '.join(rates)}; {seeds}; {steps}."
 
 
-def _failures(failures: Sequence[Failure]) -> Markup:
+def _failures(failures: Sequence[Failure], heading: str) -> Markup:
     lines = (
         element("li", element("b", failure.entrant or "The problem itself"), f": {failure.reason}")
         for failure in failures
     )
-    return element("div", element("h3", "Failed"), element("ul", *lines), class_="failures")
+    return element("div", element(heading, "Failed"), element("ul", *lines), class_="failures")
 
 
 def _verdicts(result: Result) -> Markup:

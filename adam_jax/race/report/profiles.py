@@ -7,7 +7,6 @@ from typing import Any
 from adam_jax.race.canvas import Label, Paper, canvas, name_lines, short
 from adam_jax.race.colours import OTHERS
 from adam_jax.race.pictures import Styles
-from adam_jax.race.results import rounded
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def figure(paper: Paper, profile: Profile, styles: Styles) -> Any:
         "at the lines' ends: score, the mean share over tau",
     )
     labels: list[Label] = []
-    for entrant in profile.ranked:
+    for entrant in reversed(profile.ranked):
         shares = [100 * share for share in profile.shares[entrant]]
         look = styles.get(entrant)
         steps: dict[str, Any] = {"drawstyle": "steps-post", "clip_on": False}
@@ -48,7 +47,7 @@ def figure(paper: Paper, profile: Profile, styles: Styles) -> Any:
             axes.plot(profile.taus, shares, color=OTHERS, linewidth=0.8, zorder=1.5, **steps)
             continue
         axes.plot(profile.taus, shares, **look, markevery=max(1, len(shares) // 8), **steps)
-        score = f" {rounded(profile.scores[entrant], 2)}"
+        score = f" {profile.scores[entrant]:.2f}"
         name = short(entrant, paper.letters - len(score)) + score
         labels.append(Label(name, profile.taus[-1], shares[-1], look["color"]))
     axes.set(xlim=(profile.taus[0], profile.taus[-1]), ylim=(0, 102))

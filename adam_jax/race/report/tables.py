@@ -37,7 +37,7 @@ def scores(profiles: Sequence[Profile]) -> Markup:
     """The scores over all problems."""
     entrants = dict.fromkeys(entrant for profile in profiles for entrant in profile.ranked)
     rows = [
-        (entrant, [_number(profile.scores.get(entrant), 2) for profile in profiles])
+        (entrant, [_score(profile.scores.get(entrant)) for profile in profiles])
         for entrant in entrants
     ]
     headers = [f"score, {profile.name}" for profile in profiles]
@@ -61,6 +61,10 @@ def _cells(row: Standing, figures: Sequence[str]) -> list[Cell]:
         *cost,
         (f"{row.forgiving:.0%}", row.forgiving),
     ]
+
+
+def _score(score: float | None) -> Cell:
+    return _NONE if score is None else (f"{score:.2f}", score)
 
 
 def _never() -> Cell:

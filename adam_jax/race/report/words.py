@@ -60,7 +60,8 @@ def _standing(row: Standing, result: Result) -> list[str]:
     seeds = result.race.seeds
     if row is best:
         level = [other for other in others if other.lowest <= best.highest]
-        meets = f"not settled: its range over {seeds} seeds meets that of {listed(level)}"
+        names = "every other" if len(level) == len(others) > 1 else listed(level)
+        meets = f"not settled: its range over {seeds} seeds meets that of {names}"
         alone = f"no other's range over {seeds} seeds meets its"
         judged = (meets if level else alone) if others and seeds > 1 else ""
         return [f"lowest loss, {_at(row)}" if others else f"loss {_at(row)}", judged]

@@ -1,0 +1,29 @@
+"""What it takes to run a race again: the command, and what it ran on."""
+
+import platform
+import shlex
+from collections.abc import Sequence
+
+import jax
+
+from adam_jax.race import document
+
+
+def command(given: Sequence[str]) -> str:
+    """What was typed, as a shell takes it.
+
+    Example:
+      >>> command(["race", "my problem.py", "--seeds", "5"])
+      "adam-jax race 'my problem.py' --seeds 5"
+    """
+    return shlex.join(["adam-jax", *given])
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that results depend on, of Python, and the device, by name."""
+    packages = {name: found or "not installed" for name, found in document.versions().items()}
+    return packages | {
+        "Python": platform.python_version(),
+        "device": jax.devices()[0].device_kind,
+        "system": platform.platform(),
+    }
