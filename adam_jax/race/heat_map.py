@@ -15,7 +15,7 @@ _ROW = 0.26  # inches
 _HEADER, _BOTTOM, _RIGHT = 0.4, 0.15, 0.15
 _GUTTER = 0.04  # between cells, of a cell
 _LETTER = 0.088  # of a name, inches
-_LONGEST = 28  # of a name, letters
+_LONGEST = 20  # of a name, letters
 _DIGIT = 0.09  # of a learning rate, inches
 _NARROWEST = 0.45  # what a number needs, inches
 _COLOURS = colormaps["Blues_r"]
@@ -47,27 +47,29 @@ def heat_map(paper: Paper, problem: str, standings: Sequence[Standing], ceiling:
     width = paper.width - left - _RIGHT
     across, up = width / paper.width, _ROW * len(names) / height
     axes = figure.add_axes((left / paper.width, _BOTTOM / height, across, up))
-    axes.set(xlim=(0, len(rates)), ylim=(len(names), 0))
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0, labelsize=10)
-    axes.set_yticks([index + 0.5 for index in range(len(names))], names)
-    column = width / len(rates)
-    written = [f"{rate:.3g}" for rate in rates]
-    # As many as there is room for.
-    step = math.ceil(max(_NARROWEST, _DIGIT * max(map(len, written))) / column)
-    axes.set_xticks([index + 0.5 for index in range(0, len(rates), step)], written[::step])
-    axes.xaxis.tick_top()
-    axes.xaxis.set_label_position("top")
-    axes.set_xlabel("learning rate", fontsize=10)
+    _scales(axes, names, [f"{rate:.3g}" for rate in rates], width)
     losses = [[row.outcome.final_loss(rate) for rate in rates] for row in standings]
     shade = _shades([min(loss, ceiling) for row in losses for loss in finite(row)])
+    numbers = width / len(rates) >= _NARROWEST
     for index, row in enumerate(standings):
         for column, loss in enumerate(losses[index]):
             best = not row.diverged and rates[column] == row.learning_rate
-            _cell(
-                axes, (column, index), loss, shade(min(loss, ceiling)), best, column >= _NARROWEST
-            )
+            _cell(axes, (column, index), loss, shade(min(loss, ceiling)), best, numbers)
     return figure
+
+
+def _scales(axes: Any, names: Sequence[str], rates: Sequence[str], width: float) -> None:
+    """Writes a name beside each row, and above the columns as many rates as there is room for."""
+    axes.set(xlim=(0, len(rates)), ylim=(len(names), 0))
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, labelsize=10)
+    axes.set_yticks([row + 0.5 for row in range(len(names))], names)
+    needed = max(_NARROWEST, _DIGIT * max(map(len, rates)))
+    step = math.ceil(needed * len(rates) / width)
+    axes.set_xticks([column + 0.5 for column in range(0, len(rates), step)], rates[::step])
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("learning rate", fontsize=10)
 
 
 def _cell(

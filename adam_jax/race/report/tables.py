@@ -23,9 +23,9 @@ def standings(result: Result) -> Markup:
         "range over seeds",
         *(name.replace("_", " ") for name in figures),
         f"steps to {rounded(result.target, 3)}",
-        "\N{MICRO SIGN}s a step",
-        "compile s",
-        "state bytes a parameter",
+        "time a step (\N{MICRO SIGN}s)",
+        "compile (s)",
+        "state (bytes a parameter)",
         "forgiving",
     ]
     rows = [(row.entrant, _cells(row, figures)) for row in result.rows]

@@ -37,7 +37,7 @@ def summary(result: Result) -> str:
     best = result.rows[0]
     if best.diverged:
         return "every run diverged"
-    return f"{best.entrant} has the lowest loss, {_at(best)}"
+    return f"{best.entrant} has the lowest loss, {_at_rate(best)}"
 
 
 def verdicts(result: Result) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def _standing(row: Standing, result: Result) -> list[str]:
         meets = f"not settled: its range over {seeds} seeds meets that of {names}"
         alone = f"no other's range over {seeds} seeds meets its"
         judged = (meets if level else alone) if others and seeds > 1 else ""
-        return [f"lowest loss, {_at(row)}" if others else f"loss {_at(row)}", judged]
+        return [f"lowest loss, {_at_rate(row)}" if others else f"loss {_at_rate(row)}", judged]
     times = row.final_loss / best.final_loss if best.final_loss > 0 else 0
     more = f", {rounded(times, 2)} times the lowest" if times >= 1.05 else ""
     told = seeds == 1 or row.lowest > best.highest
@@ -78,11 +78,18 @@ def _reached(row: Standing, result: Result) -> str:
     target = rounded(result.target, 3)
     if row.steps_to_target is None:
         return f"never reached {target}"
-    return f"reached {target} after {row.steps_to_target:.0f} steps"
+    told = row is result.rows[0]
+    level = "the target" if result.race.target is not None else "10% above the lowest"
+    what = f"{target}, {level}," if told else target
+    return f"reached {what} after {row.steps_to_target:.0f} steps"
 
 
 def _at(row: Standing) -> str:
     return f"{rounded(row.final_loss, 3)} at {row.learning_rate:.3g}"
+
+
+def _at_rate(row: Standing) -> str:
+    return f"{rounded(row.final_loss, 3)} at learning rate {row.learning_rate:.3g}"
 
 
 def curves(result: Result) -> str:
