@@ -1,7 +1,9 @@
 """What the race trains is what a plain Optax loop trains, and what it reports is what happened."""
 
+import html
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -148,7 +150,7 @@ def test_nan_from_the_start_is_a_result(documented, write, tmp_path):
     assert found["target_loss"] is None
     assert all(row["best_learning_rate"] is None for row in found["standings"])
     assert all(row["steps_to_target"] is None for row in found["standings"])
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_document(documented, write):
@@ -222,9 +224,13 @@ def test_files(capsys, write, tmp_path):
     folder = tmp_path / "new" / "out"
     # sgd diverges at 1e30, so that both pictures have all that they can have.
     rates = ("--learning-rates", "0.01,0.1,1e30")
-    assert main(["race", write(), "--entrants", ALL, *rates, "--out", str(folder)]) == 0
+    arguments = ["race", write(), "--entrants", ALL, *rates, "--out", str(folder)]
+    assert main(arguments) == 0
     names = {path.name for path in folder.iterdir()}
-    assert names == {"results.jsonl", "curves.png", "learning_rates.png"}
+    assert names == {"results.jsonl", "report.html", "curves.png", "learning_rates.png"}
+    page = (folder / "report.html").read_text()
+    assert shlex.join(["adam-jax", *arguments]) in html.unescape(page)
+    assert all(f"<b>{name}</b>" in page for name in ALL.split(","))
     lines = (folder / "results.jsonl").read_text().splitlines()
     runs = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     keys = {(run["entrant"], run["learning_rate"], run["seed"]) for run in runs}
@@ -283,6 +289,7 @@ class TestInterrupted:
         assert "Lowest loss: sgd" in printed.out
         assert {path.name for path in out.iterdir()} == {
             "results.jsonl",
+            "report.html",
             "curves.png",
             "learning_rates.png",
         }

@@ -1,0 +1,363 @@
+"""The page that a race is told by: its structure, its words, its colours, and who may break it."""
+
+import base64
+import hashlib
+import html
+import io
+import math
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+from raced import HOSTILE, RATES, STYLE, contrast, full, outcome, profile, race, themes
+
+from adam_jax.race import colours
+from adam_jax.race.report import command, page, versions
+from adam_jax.race.report.words import Result, several, summary, verdicts
+from adam_jax.race.results import Failure
+
+VERSIONS = {"jax": "0.5"}
+VOID = {"img", "link", "meta"}
+
+
+class Read(HTMLParser):
+    """A page as a list of elements, each with its attributes, its parents and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        element = {"tag": tag, "parents": [e["tag"] for e in self._open], "text": ""}
+        element |= {"attributes": dict(attributes)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, text):
+        for element in self._open:
+            element["text"] += text
+
+    def all(self, *tags):
+        return [element for element in self.elements if element["tag"] in tags]
+
+    def values(self, name):
+        return [e["attributes"][name] for e in self.elements if name in e["attributes"]]
+
+
+@pytest.fixture(scope="module")
+def pages():
+    """Pages by what is on them."""
+    few, many = full(), full(entrants=12)
+    names = [each.entrant for each in many.outcomes]
+    nobody = race([], failures=[Failure(None, "`loss` failed")])
+    profiles = [profile("tuned", names), profile("default", names)]
+    return {
+        "one": page([few], "adam-jax race line", VERSIONS),
+        "several": page([few, many, nobody], "adam-jax race a,b,c", VERSIONS, profiles),
+    }
+
+
+@pytest.fixture(params=["one", "several"])
+def read(request, pages):
+    return Read(pages[request.param])
+
+
+def test_ids_are_unique_and_references_lead_to_them(read):
+    ids = read.values("id")
+    assert len(ids) == len(set(ids))
+    found = [value[1:] for value in read.values("href") if value.startswith("#")]
+    found += [value[5:-1] for value in read.values("clip-path")]
+    found += read.values("aria-labelledby")
+    assert len(found) > 20
+    assert set(found) <= set(ids)
+
+
+def test_figures_say_in_words_what_they_show(read):
+    for figure in read.all("figure"):
+        assert "figcaption" in {e["tag"] for e in read.elements if "figure" in e["parents"]}, figure
+    pictures = read.all("svg")
+    assert len(pictures) >= 6
+    for picture in pictures:
+        given = picture["attributes"]
+        assert given["role"] == "img"
+        assert "entrant_0" in given["aria-label"]
+        assert re.search(r"\d", given["aria-label"])
+    assert all(image["attributes"]["alt"] for image in read.all("img"))
+    assert len(read.all("figcaption")) == len(read.all("figure"))
+
+
+def test_axes_have_labels_with_units(read):
+    texts = " ".join(e["text"] for e in read.all("text"))
+    for label in ("optimizer step (10 an epoch)", "training loss", "learning rate"):
+        assert label in texts
+    assert "\N{MICRO SIGN}s a step" in texts
+    assert "bytes a parameter" in texts
+
+
+def test_tables_have_captions_and_headers_with_scope(read):
+    assert len(read.all("caption")) == len(read.all("table")) >= 1
+    scopes = Counter(header["attributes"]["scope"] for header in read.all("th"))
+    assert scopes["row"] >= 3
+    assert scopes["col"] >= 10
+
+
+def test_headings_leave_no_level_out(read):
+    levels = [int(e["tag"][1]) for e in read.all("h1", "h2", "h3", "h4")]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def outside(read):
+    """What a page would ask of others."""
+    asked = [value for name in ("src", "href") for value in read.values(name)]
+    return [value for value in asked if not value.startswith(("#", "data:"))]
+
+
+def test_nothing_is_asked_of_others(read):
+    assert outside(read) == []
+    assert outside(Read('<img src="https://example.org/x.png">')) != []
+    assert "url(" not in STYLE.read_text()
+    assert "@import" not in STYLE.read_text()
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_alone(read):
+    (policy,) = [value for value in read.values("content") if "default-src" in value]
+    assert policy.startswith("default-src 'none'; ")
+    for tag in ("style", "script"):
+        (element,) = read.all(tag)
+        digest = base64.b64encode(hashlib.sha256(element["text"].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}';" in policy
+    names = {name for element in read.elements for name in element["attributes"]}
+    assert not {name for name in names if name.startswith("on")} | ({"style"} & names)
+
+
+def structure(text):
+    """What is in a page, less the lines and ticks of its pictures: those make room for names."""
+    elements = Read(text).elements
+    drawn = {element["tag"] for element in elements if "svg" in element["parents"]}
+    assert drawn == {"clippath", "defs", "g", "path", "rect", "text", "use"}
+    return [(e["tag"], *e["attributes"]) for e in elements if "svg" not in e["parents"]]
+
+
+def written(name):
+    raced = full(name, entrants=2)
+    scored = [profile(name("tuned"), [each.entrant for each in raced.outcomes])]
+    return page([raced, race([])], name("adam-jax"), {name("jax"): name("0.5")}, scored)
+
+
+@pytest.fixture(scope="module")
+def benign():
+    return structure(written(str))
+
+
+class TestHostile:
+    """All that a user names, and what their own code says, is text."""
+
+    def hostile(self, word):
+        return f"{HOSTILE} {word}"
+
+    def test_text_is_text(self, benign):
+        text = written(self.hostile)
+        assert structure(text) == benign
+        shown = HOSTILE.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+        shown = shown.replace("\udcff", "\N{REPLACEMENT CHARACTER}")
+        read = Read(text)
+        tags = ("code", "th", "h2", "figcaption", "pre", "b", "dt", "dd", "caption", "p", "a")
+        assert [tag for tag in tags if not any(shown in e["text"] for e in read.all(tag))] == []
+        assert any("$x$" in element["text"] for element in read.all("text"))
+        assert text.encode()
+
+    def test_unescaped_it_would_be_more(self, benign, monkeypatch):
+        monkeypatch.setattr(html, "escape", lambda text: text)
+        with pytest.raises(AssertionError):
+            assert structure(written(self.hostile)) == benign
+
+
+TEXT = ["ink", "muted", "link", "bad"]
+LINES = ["others", "ink", *(f"series-{index}" for index in range(1, 7))]
+
+
+def pale(theme):
+    """What has too little contrast, with how much it has."""
+    found = [("text", name, contrast(theme[name], theme["paper"]), 4.5) for name in TEXT]
+    found += [("line", name, contrast(theme[name], theme["paper"]), 3) for name in LINES]
+    found += [("text", "code", contrast(theme["ink"], theme["raised"]), 4.5)]
+    found += [("text", "lost", contrast(theme["muted"], theme["lost"]), 4.5)]
+    return [(kind, name, ratio) for kind, name, ratio, least in found if ratio < least]
+
+
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_colours_have_contrast(name):
+    theme = themes(STYLE.read_text())[name]
+    assert pale(theme) == []
+    assert pale(theme | {"muted": theme["others"]}) != []
+    assert pale(theme | {"series-5": theme["lost"]}) != []
+
+
+def test_contrast_is_that_of_wcag():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
+    assert contrast([255, 0, 0], "#ffffff") == pytest.approx(4.0, abs=0.005)
+
+
+def test_the_light_theme_is_what_pictures_are_drawn_in():
+    light = themes(STYLE.read_text())["light"] | {"paper": colours.PAPER}
+    assert {name: light[name] for name in colours.THEME.values()} == {
+        name: colour for colour, name in colours.THEME.items()
+    }
+    cells = {to_hex(colormaps["Blues_r"](step)) for step in range(256)}
+    assert not cells & set(colours.THEME)
+
+
+def test_every_colour_follows_the_theme_but_those_of_cells(read):
+    painted = {
+        value
+        for element in read.elements
+        for name in ("fill", "stroke")
+        if (value := element["attributes"].get(name, "none")) != "none"
+    }
+    assert {value for value in painted if value.startswith("var(--")} >= {
+        "var(--ink)",
+        "var(--series-1)",
+    }
+    cells = {to_hex(colormaps["Blues_r"](step)) for step in range(256)} | {"#000000", "#ffffff"}
+    assert not {value for value in painted if not value.startswith("var(--")} - cells
+
+
+def test_a_heat_map_has_a_number_in_each_cell(pages):
+    pictures = re.findall(r"<svg.*?</svg>", pages["several"])
+    picture = max(pictures, key=lambda picture: picture.count("<text"))
+    names, rates, label = 12, len(RATES), 1
+    assert picture.count("<text") == names * rates + names + rates + label
+
+
+def test_size(pages):
+    assert 50_000 < len(pages["one"]) < 150_000
+    assert len(pages["several"]) < 400_000
+
+
+def test_the_same_race_is_the_same_page(pages):
+    assert page([full()], "adam-jax race line", VERSIONS) == pages["one"]
+
+
+def test_samples(pages):
+    read = Read(pages["one"])
+    assert "once upon\n a time" in {element["text"] for element in read.all("pre")}
+    (image,) = read.all("img")
+    data = base64.b64decode(image["attributes"]["src"].removeprefix("data:image/png;base64,"))
+    shown = matplotlib.image.imread(io.BytesIO(data))
+    np.testing.assert_allclose(shown[..., 0], np.linspace(0, 1, 12).reshape(3, 4), atol=0.003)
+    width, height = (int(image["attributes"][name]) for name in ("width", "height"))
+    assert (width, height) == (256, 192)
+
+
+def test_cells_are_worth_their_numbers(pages):
+    read = Read(pages["one"])
+    cells = [cell for cell in read.all("td") if cell["attributes"]["data-value"]]
+    for cell in cells:
+        shown = re.match(r"[\d.e+-]+", cell["text"].rstrip("%"))[0]
+        worth = float(cell["attributes"]["data-value"]) * (100 if "%" in cell["text"] else 1)
+        if "\N{EN DASH}" not in cell["text"]:  # a range is worth its width
+            assert float(shown) == pytest.approx(worth, rel=0.05, abs=0.5)
+    assert [cell["text"] for cell in read.all("td") if cell not in cells] == ["never"]
+    assert len(cells) == 3 * 9 - 1
+    names = [header["text"] for header in read.all("th") if header["attributes"]["scope"] == "row"]
+    assert names == ["entrant_0", "entrant_1", "entrant_2"]
+
+
+def sentences(outcomes, **changed):
+    return dict(verdicts(Result(race(outcomes, **changed))))
+
+
+class TestVerdicts:
+    def test_ranges_that_meet_are_not_settled(self):
+        told = sentences(
+            [
+                outcome("a", {0.01: [0.5] * 3, 0.1: [1.0, 1.1, 1.4], 1.0: [9.0] * 3}),
+                outcome("b", {0.01: [9.0] * 3, 0.1: [0.4, 0.45, 0.6], 1.0: [9.0] * 3}),
+                outcome("c", {0.01: [9.0] * 3, 0.1: [3.0] * 3, 1.0: [1.5] * 3}),
+            ]
+        )
+        assert told == {
+            "b": "lowest loss, 0.45 at learning rate 0.1; not settled: its range over 3 seeds "
+            "meets that of a; reached 0.495, 10% above the lowest, after 19 steps.",
+            "a": "loss 0.5 at 0.01, 1.1 times the lowest; its range over seeds meets b's; "
+            "never reached 0.495; best at the smallest rate tried, so try smaller.",
+            "c": "loss 1.5 at 1, 3.3 times the lowest; never reached 0.495; best at the largest "
+            "rate tried, so try larger.",
+        }
+
+    def test_ranges_apart(self):
+        best, other = outcome("a", {0.1: [0.1, 0.2, 0.3]}), outcome("b", {0.1: [0.4, 0.5, 0.6]})
+        told = sentences([best, other], target=1.2)
+        assert "no other's range over 3 seeds meets its; reached 1.2, the target," in told["a"]
+        assert told["b"] == "loss 0.5 at 0.1, 2.5 times the lowest; reached 1.2 after 11 steps."
+
+    def test_one_seed_has_no_range(self):
+        told = sentences([outcome("a", {0.1: [0.2]}), outcome("b", {0.1: [0.2]})])
+        assert "range" not in " ".join(told.values())
+
+    def test_returns_have_no_ratio(self):
+        told = sentences([outcome("a", {0.1: [-9.0]}), outcome("b", {0.1: [-3.0]})])
+        assert told["b"].startswith("loss -3 at 0.1; never reached -8.1")
+
+    def test_divergence(self):
+        lost = outcome("lost", {0.1: [math.nan]})
+        told = sentences([outcome("a", {0.1: [0.2]}), lost])
+        assert told["lost"] == "diverged at every learning rate, so try smaller."
+        assert summary(Result(race([lost]))) == "every run diverged"
+        assert summary(Result(race([]))) == "nobody finished"
+
+    def test_many_names(self):
+        assert several(["a"]) == "a"
+        assert several([]) == ""
+        assert several(list("abcdefg")) == "a, b, c, d and 3 more"
+
+
+def test_races_of_every_kind_have_a_page():
+    kinds = [
+        [outcome("diverged", {0.1: [math.nan]})],
+        [outcome("negative", {0.1: [-9.0], 1.0: [-8.0]}, start=-1.0)],
+        [outcome("zero", {0.1: [0.0]}, start=0.0)],
+        [outcome("huge", {0.1: [1e300]}), outcome("b" * 200, {0.1: [1e-300]})],
+        # No font of Matplotlib's has this name.
+        [outcome("\N{CJK UNIFIED IDEOGRAPH-4E2D}", {0.1: [1.0]}, start=math.nan)],
+    ]
+    read = Read(page([race(outcomes) for outcomes in kinds], "adam-jax", VERSIONS))
+    assert len(read.all("svg")) == 6 * len(kinds)
+    assert len([e for e in read.all("li") if "ol" in e["parents"]]) == sum(map(len, kinds))
+
+
+def test_an_entrant_keeps_its_colour_when_another_fails():
+    first = race([outcome(name, {0.1: [1.0]}) for name in ("a", "b")])
+    second = race([outcome("b", {0.1: [1.0]})], failures=(Failure("a", "out of memory"),))
+    text = page([first, second], "adam-jax", VERSIONS)
+    curves = [svg for svg in re.findall(r"<svg.*?</svg>", text) if ">optimizer step" in svg]
+    assert len(curves) == 4
+    assert all("var(--series-2)" in svg for svg in curves)
+    assert ["var(--series-1)" in svg for svg in curves] == [True, True, False, False]
+
+
+def test_how_to_run_it_again():
+    given = ["race", "my problem.py", "--entrants", "sgd,adam"]
+    assert command(given) == "adam-jax race 'my problem.py' --entrants sgd,adam"
+    assert {"adam_jax", "jax", "optax", "Python", "device"} <= set(versions())
