@@ -49,7 +49,7 @@ def heat_map(paper: Paper, problem: str, standings: Sequence[Standing], ceiling:
     axes = figure.add_axes((left / paper.width, _BOTTOM / height, across, up))
     _scales(axes, names, [f"{rate:.3g}" for rate in rates], width)
     losses = [[row.outcome.final_loss(rate) for rate in rates] for row in standings]
-    shade = _shades([min(loss, ceiling) for row in losses for loss in finite(row)])
+    shade = shades([min(loss, ceiling) for row in losses for loss in finite(row)])
     numbers = width / len(rates) >= _NARROWEST
     for index, row in enumerate(standings):
         for column, loss in enumerate(losses[index]):
@@ -104,7 +104,7 @@ def _ink(colour: Any) -> str:
     return "black" if luminance > 0.179 else "white"
 
 
-def _shades(losses: Sequence[float]) -> Any:
+def shades(losses: Sequence[float]) -> Any:
     """From a loss to where it is between the lowest one, 0, and the highest one, 1."""
     if not losses:
         return lambda _: 1.0

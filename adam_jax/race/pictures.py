@@ -83,15 +83,19 @@ def figures(
       steps: as in `draw`.
       styles: the looks of those that are `foremost`.
     """
-    ceiling = _CEILING * max(
-        map(abs, finite(run.losses[0] for o in outcomes for run in o.runs)), default=1.0
-    )
+    most = ceiling(outcomes)
     if are_many(outcomes):
-        rates = partial(heat_map, paper, problem, standings, ceiling)
+        rates = partial(heat_map, paper, problem, standings, most)
     else:
-        rates = partial(_learning_rates, paper, problem, outcomes, styles, ceiling)
-    curves = partial(_curves, paper, problem, standings, steps, styles, ceiling)
+        rates = partial(_learning_rates, paper, problem, outcomes, styles, most)
+    curves = partial(_curves, paper, problem, standings, steps, styles, most)
     return {"curves": curves, "learning_rates": rates}
+
+
+def ceiling(outcomes: Sequence[Outcome]) -> float:
+    """The loss above which all are drawn alike."""
+    first = finite(run.losses[0] for outcome in outcomes for run in outcome.runs)
+    return _CEILING * max(map(abs, first), default=1.0)
 
 
 def are_many(entrants: Sequence[Any]) -> bool:
@@ -116,7 +120,7 @@ def _curves(
     standings: Sequence[Standing],
     steps: int,
     styles: Styles,
-    ceiling: float,
+    most: float,
 ) -> Any:
     rows = [row for row in standings if not row.diverged]
     others = len(rows) - sum(row.entrant in styles for row in rows)
@@ -130,10 +134,10 @@ def _curves(
     shown: list[float] = []
     for row in rows:
         runs = row.outcome.at(row.learning_rate)
-        losses = [min(loss, ceiling) for loss in median_curve(runs)]
+        losses = [min(loss, most) for loss in median_curve(runs)]
         by_epoch = [finite(epoch) for epoch in zip(*(run.losses for run in runs), strict=True)]
-        lowest = [min(min(epoch, default=ceiling), ceiling) for epoch in by_epoch]
-        highest = [min(max(epoch, default=ceiling), ceiling) for epoch in by_epoch]
+        lowest = [min(min(epoch, default=most), most) for epoch in by_epoch]
+        highest = [min(max(epoch, default=most), most) for epoch in by_epoch]
         x = [epoch * steps for epoch in range(len(losses))]
         shown += lowest
         look = styles.get(row.entrant)
@@ -154,7 +158,7 @@ def _curves(
 
 
 def _learning_rates(
-    paper: Paper, problem: str, outcomes: Sequence[Outcome], styles: Styles, ceiling: float
+    paper: Paper, problem: str, outcomes: Sequence[Outcome], styles: Styles, most: float
 ) -> Any:
     figure, axes = canvas(
         paper,
@@ -166,7 +170,7 @@ def _learning_rates(
     for outcome in outcomes:
         look = styles[outcome.entrant]
         rates, finals = zip(*_finals(outcome), strict=True)
-        losses = [min(loss, ceiling) if math.isfinite(loss) else math.nan for loss in finals]
+        losses = [min(loss, most) if math.isfinite(loss) else math.nan for loss in finals]
         axes.plot(rates, losses, **look)
         shown += finite(losses)
         if math.isfinite(losses[-1]):

@@ -8,7 +8,7 @@ import pytest
 
 from adam_jax.race import pictures
 from adam_jax.race.canvas import apart
-from adam_jax.race.heat_map import _shades
+from adam_jax.race.heat_map import shades
 from adam_jax.race.results import Outcome, Run, standings, target_loss
 from adam_jax.race.runner import Settings
 from adam_jax.race.table import _within, show, verdict
@@ -166,8 +166,8 @@ class TestMany:
 
 
 def test_shades():
-    shade = _shades([0.01, 0.1, 1.0])
+    shade = shades([0.01, 0.1, 1.0])
     assert [shade(loss) for loss in (0.01, 0.1, 1.0, math.inf)] == pytest.approx([0, 0.5, 1, 1])
-    assert _shades([-1.0, 0.0, 1.0])(0.0) == 0.5
-    assert _shades([2.0])(2.0) == 0.0
-    assert _shades([])(math.inf) == 1.0
+    assert shades([-1.0, 0.0, 1.0])(0.0) == 0.5
+    assert shades([2.0])(2.0) == 0.0
+    assert shades([])(math.inf) == 1.0

@@ -1,13 +1,14 @@
 """The pictures of a page, each with what it shows in words, in two widths of which one is seen."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from typing import Any
 
 from adam_jax.race import bars, pictures
 from adam_jax.race.canvas import Paper, drawing
-from adam_jax.race.colours import style
-from adam_jax.race.report import profiles, words
+from adam_jax.race.colours import SERIES, style
+from adam_jax.race.report import profiles, tables, words
 from adam_jax.race.report.markup import Markup, element, joined
 from adam_jax.race.report.profiles import Profile
 from adam_jax.race.report.svg import inline
@@ -17,7 +18,6 @@ from adam_jax.race.results import Race
 # A picture shrunk to a telephone could not be read, so it is drawn for one.
 _WIDE, _NARROW = Paper(9.0, 4.9, titled=False), Paper(4.6, 4.1, titled=False)
 _SPREAD = "Line: median over seeds; band: lowest to highest."
-_CELLS = "Framed: each entrant's best; \N{MULTIPLICATION SIGN}: diverged."
 
 
 class Charts:
@@ -29,45 +29,41 @@ class Charts:
         self._places: dict[str, int] = {}
         names = list(dict.fromkeys(name for race in races for name in _entrants(race)))
         if not pictures.are_many(names):
-            self._place(names)
+            self._styles(names)
 
     def race(self, result: Result) -> Markup:
         """The curves, the learning rates, and the costs."""
         race, rows = result.race, result.rows
         named = [outcome.entrant for outcome in race.outcomes]
-        styles = self._place(pictures.foremost(named, [row.entrant for row in rows]))
+        styles = self._styles(pictures.foremost(named, [row.entrant for row in rows]))
         many = pictures.are_many(named)
 
-        def drawn(name: str) -> Callable[[Paper], Any]:
-            return lambda paper: pictures.figures(
-                paper, race.problem, race.outcomes, rows, race.steps, styles
-            )[name]()
+        def figure(name: str, paper: Paper) -> Any:
+            outcomes, steps = race.outcomes, race.steps
+            return pictures.figures(paper, race.problem, outcomes, rows, steps, styles)[name]()
 
-        others = len(named) - len(styles)
-        grey = f" Grey: the {others} others." if many else ""
-        return joined(
-            [
-                self._figure(
-                    drawn("curves"),
-                    "Training loss at each entrant's best learning rate",
-                    _SPREAD + grey,
-                    words.curves(result),
-                ),
-                self._figure(
-                    drawn("learning_rates"),
-                    "How much the learning rate matters",
-                    "Training loss after the last epoch, median over seeds. " + _CELLS * many,
-                    words.learning_rates(result),
-                    scrolls=many,
-                ),
-                self._costs(race),
-            ]
+        grey = f" Grey: the {len(named) - len(styles)} others." if many else ""
+        curves = self._figure(
+            partial(figure, "curves"),
+            "Training loss at each entrant's best learning rate",
+            _SPREAD + grey,
+            words.curves(result),
         )
+        if many:  # the table beneath is the picture
+            rates = Markup()
+        else:
+            rates = self._figure(
+                partial(figure, "learning_rates"),
+                "How much the learning rate matters",
+                "Training loss after the last epoch, median over seeds.",
+                words.learning_rates(result),
+            )
+        return joined([curves, rates, tables.learning_rates(result), self._costs(race)])
 
     def profile(self, profile: Profile) -> Markup:
         """A performance profile."""
         named, ranked = list(profile.shares), profile.ranked
-        styles = self._place(pictures.foremost(named, ranked))
+        styles = self._styles(pictures.foremost(named, ranked))
         return self._figure(
             lambda paper: profiles.figure(paper, profile, styles),
             f"Problems solved in a given time, {profile.name}",
@@ -103,32 +99,33 @@ class Charts:
         title: str,
         note: str,
         finding: str,
-        scrolls: bool = False,
         papers: Sequence[Paper] = (_WIDE, _NARROW),
     ) -> Markup:
-        """A figure with its caption; one that scrolls has the wide picture only."""
         self._drawn += 1
-        kinds = {_WIDE: "wide", _NARROW: "narrow"}
-        shown = [_WIDE] if scrolls else papers
         content = []
-        for paper in shown:
-            kind = kinds[paper] if len(shown) > 1 else "only"
+        for paper in papers:
+            kind = {_WIDE: "wide", _NARROW: "narrow"}[paper] if len(papers) > 1 else "only"
             with drawing():
-                figure = draw(paper)
                 prefix = f"c{self._drawn}{kind[0]}-"
-                content.append(inline(figure, prefix, f"{title}. {finding}", f"chart {kind}"))
+                alternative = f"{title}. {finding}"
+                content.append(inline(draw(paper), prefix, alternative, f"chart {kind}"))
         caption = element("figcaption", element("strong", f"{title}."), f" {note}".rstrip())
-        picture = joined(content)
-        if scrolls:
-            picture = element(
-                "div", picture, class_="scroll", role="region", aria_label=title, tabindex=0
-            )
-        return element("figure", caption, picture)
+        return element("figure", caption, *content)
 
-    def _place(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-        for name in names:
-            self._places.setdefault(name, len(self._places))
-        return {name: style(self._places[name]) for name in names}
+    def _styles(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Looks of their own for names in one picture, those of earlier pictures where they can."""
+        taken: dict[str, int] = {}
+        colours = len(SERIES)
+        for name in sorted(names, key=lambda name: name not in self._places):
+            used = set(taken.values())
+            worn = {place % colours for place in used}
+            kept = self._places.get(name)
+            if kept is None or (kept % colours in worn and len(names) <= colours):
+                free = (place for place in count() if place not in used)
+                kept = next(p for p in free if len(worn) == colours or p % colours not in worn)
+            taken[name] = kept
+            self._places.setdefault(name, kept)
+        return {name: style(taken[name]) for name in names}
 
 
 def _entrants(race: Race) -> list[str]:

@@ -2,16 +2,28 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from adam_jax.race.heat_map import shades
+from adam_jax.race.pictures import ceiling
 from adam_jax.race.report.markup import Markup, element, joined
 from adam_jax.race.report.profiles import Profile
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Standing, rounded
 
-# What a cell shows, and what it is worth: `None` for nothing, which is last in every order.
-Cell = tuple[str, float | None]
+_SHADES = 6  # that the style sheet has
 
-_NONE: Cell = ("\N{EN DASH}", None)
+
+class Cell(NamedTuple):
+    """What a cell shows, what it is worth (`None`, as for nothing, is last), and its class."""
+
+    text: str
+    worth: float | None
+    kind: str | None = None
+
+
+_NONE = Cell("\N{EN DASH}", None)
+_NEVER = Cell("never", None)
 
 
 def standings(result: Result) -> Markup:
@@ -33,6 +45,37 @@ def standings(result: Result) -> Markup:
     return _table(caption, "entrant", headers, rows, sorted_by="final loss")
 
 
+def learning_rates(result: Result) -> Markup:
+    """The final losses, the lower the stronger in colour."""
+    rates = sorted({rate for row in result.rows for rate in row.outcome.learning_rates})
+    losses = [[row.outcome.final_loss(rate) for rate in rates] for row in result.rows]
+    most = ceiling(result.race.outcomes)
+    shade = shades([min(loss, most) for row in losses for loss in row if math.isfinite(loss)])
+
+    def cell(loss: float, best: bool) -> Cell:
+        if not math.isfinite(loss):
+            return Cell("\N{MULTIPLICATION SIGN}", None, "lost")
+        kind = f"shade-{min(int(shade(min(loss, most)) * _SHADES), _SHADES - 1)}"
+        return Cell(rounded(loss, 2), loss, f"{kind} best" if best else kind)
+
+    rows = [
+        (
+            row.entrant,
+            [
+                cell(loss, rate == row.learning_rate)
+                for rate, loss in zip(rates, of_row, strict=True)
+            ],
+        )
+        for row, of_row in zip(result.rows, losses, strict=True)
+    ]
+    caption = (
+        "Final training loss by learning rate, median over seeds. Framed: each entrant's best; "
+        "\N{MULTIPLICATION SIGN}: diverged"
+    )
+    headers = [f"{rate:.3g}" for rate in rates]
+    return _table(caption, "entrant", headers, rows, sorted_by="", kind="sortable heat")
+
+
 def scores(profiles: Sequence[Profile]) -> Markup:
     """The scores over all problems."""
     entrants = dict.fromkeys(entrant for profile in profiles for entrant in profile.ranked)
@@ -49,32 +92,36 @@ def _cells(row: Standing, figures: Sequence[str]) -> list[Cell]:
     costs = [outcome.step_seconds * 1e6, outcome.compile_seconds, outcome.state_bytes]
     cost = [_number(value, 2) for value in costs]
     if row.diverged:
-        return [_NONE, ("diverged", None), _NONE, *(_NONE for _ in figures), _never(), *cost, _NONE]
+        return [
+            _NONE,
+            Cell("diverged", None),
+            _NONE,
+            *(_NONE for _ in figures),
+            _NEVER,
+            *cost,
+            _NONE,
+        ]
     span = "\N{EN DASH}".join(rounded(loss, 2) for loss in (row.lowest, row.highest))
     steps = row.steps_to_target
     return [
-        (f"{row.learning_rate:.3g}", row.learning_rate),
+        Cell(f"{row.learning_rate:.3g}", row.learning_rate),
         _number(row.final_loss, 3),
-        (span, row.highest - row.lowest if math.isfinite(row.highest) else None),
+        Cell(span, row.highest - row.lowest if math.isfinite(row.highest) else None),
         *(_number(row.evaluation.get(name), 3) for name in figures),
-        _never() if steps is None else (f"{steps:.0f}", steps),
+        _NEVER if steps is None else Cell(f"{steps:.0f}", steps),
         *cost,
-        (f"{row.forgiving:.0%}", row.forgiving),
+        Cell(f"{row.forgiving:.0%}", row.forgiving),
     ]
 
 
 def _score(score: float | None) -> Cell:
-    return _NONE if score is None else (f"{score:.2f}", score)
-
-
-def _never() -> Cell:
-    return "never", None
+    return _NONE if score is None else Cell(f"{score:.2f}", score)
 
 
 def _number(value: float | None, digits: int) -> Cell:
     if value is None or not math.isfinite(value):
         return _NONE
-    return rounded(value, digits), value
+    return Cell(rounded(value, digits), value)
 
 
 def _table(
@@ -83,6 +130,7 @@ def _table(
     headers: Sequence[str],
     rows: Iterable[tuple[str, Sequence[Cell]]],
     sorted_by: str,
+    kind: str = "sortable",
 ) -> Markup:
     heads = (
         element("th", header, scope="col", aria_sort="ascending" if header == sorted_by else None)
@@ -91,15 +139,15 @@ def _table(
     body = (joined((element("th", name, scope="row"), *map(_cell, cells))) for name, cells in rows)
     table = element(
         "table",
-        element("caption", caption),
+        element("caption", element("span", caption)),
         element("thead", element("tr", *heads)),
         element("tbody", *(element("tr", cells) for cells in body)),
-        class_="sortable",
+        class_=kind,
     )
     # Can be reached by keyboard, to be scrolled.
     return element("div", table, class_="scroll", role="region", aria_label=caption, tabindex=0)
 
 
 def _cell(cell: Cell) -> Markup:
-    text, value = cell
-    return element("td", text, data_value="" if value is None else repr(float(value)))
+    worth = "" if cell.worth is None else repr(float(cell.worth))
+    return element("td", cell.text, data_value=worth, class_=cell.kind)
