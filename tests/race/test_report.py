@@ -16,7 +16,8 @@ import pytest
 from raced import HOSTILE, RATES, STYLE, contrast, full, outcome, profile, race, themes
 
 from adam_jax.race import colours
-from adam_jax.race.report import command, page, versions
+from adam_jax.race.report import command, page, profiles, versions
+from adam_jax.race.report.charts import Charts
 from adam_jax.race.report.words import Result, several, summary, verdicts
 from adam_jax.race.results import Failure
 
@@ -360,6 +361,30 @@ def test_an_entrant_keeps_its_colour_when_another_fails():
     assert len(curves) == 4
     assert all("var(--series-2)" in svg for svg in curves)
     assert ["var(--series-1)" in svg for svg in curves] == [True, True, False, False]
+
+
+def test_lines_of_one_picture_have_colours_of_their_own():
+    names = list("abcdefghijklmn")
+    charts = Charts([race([outcome(name, {0.1: [1.0]}) for name in names])])
+    for shown in ("abcdef", "fghijk", "klmnab", "bdfhjl", "ghijklm"):
+        styles = charts._styles(list(shown))
+        assert list(styles) == list(shown)
+        assert len({each["color"] for each in styles.values()}) == len(shown)
+
+
+def test_ten_lines_differ_in_colour_or_dashes():
+    names = list("abcdefghij")
+    charts = Charts([race([outcome(name, {0.1: [1.0]}) for name in names])])
+    looks = {str((s["color"], s["linestyle"])) for s in charts._styles(names).values()}
+    assert len(looks) == len(names)
+    assert charts._styles(names[4:5])["e"] == charts._styles(names)["e"]
+
+
+def test_a_profile_has_a_picture_of_its_own():
+    content = profiles.draw(profile("tuned", ["a", "b"]))
+    shown = matplotlib.image.imread(io.BytesIO(content))
+    assert shown.shape[:2] == (825, 1350)
+    assert shown[..., :3].std() > 0.05
 
 
 def test_how_to_run_it_again():

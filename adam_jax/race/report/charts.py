@@ -24,7 +24,6 @@ class Charts:
     """Draws a page's pictures; an entrant has the same colour in all."""
 
     def __init__(self, races: Sequence[Race]):
-        self._races = races
         self._drawn = 0
         self._places: dict[str, int] = {}
         names = list(dict.fromkeys(name for race in races for name in _entrants(race)))
@@ -36,20 +35,19 @@ class Charts:
         race, rows = result.race, result.rows
         named = [outcome.entrant for outcome in race.outcomes]
         styles = self._styles(pictures.foremost(named, [row.entrant for row in rows]))
-        many = pictures.are_many(named)
+        grey = [row for row in rows if not row.diverged and row.entrant not in styles]
 
         def figure(name: str, paper: Paper) -> Any:
             outcomes, steps = race.outcomes, race.steps
             return pictures.figures(paper, race.problem, outcomes, rows, steps, styles)[name]()
 
-        grey = f" Grey: the {len(named) - len(styles)} others." if many else ""
         curves = self._figure(
             partial(figure, "curves"),
             "Training loss at each entrant's best learning rate",
-            _SPREAD + grey,
+            _SPREAD + _grey(len(grey)),
             words.curves(result),
         )
-        if many:  # the table beneath is the picture
+        if pictures.are_many(named):  # the table beneath is the picture
             rates = Markup()
         else:
             rates = self._figure(
@@ -64,10 +62,11 @@ class Charts:
         """A performance profile."""
         named, ranked = list(profile.shares), profile.ranked
         styles = self._styles(pictures.foremost(named, ranked))
+        grey = _grey(len(named) - len(styles))
         return self._figure(
             lambda paper: profiles.figure(paper, profile, styles),
             f"Problems solved in a given time, {profile.name}",
-            "At the lines' ends: the score, the mean height of the line.",
+            f"At the lines' ends: the score, the mean height of the line.{grey}",
             f"Performance profile. {profiles.finding(profile)}.",
         )
 
@@ -121,11 +120,16 @@ class Charts:
             worn = {place % colours for place in used}
             kept = self._places.get(name)
             if kept is None or (kept % colours in worn and len(names) <= colours):
-                free = (place for place in count() if place not in used)
+                # One that nobody has worn yet, so that a colour means another only if it must.
+                free = (place for place in count(len(self._places)) if place not in used)
                 kept = next(p for p in free if len(worn) == colours or p % colours not in worn)
             taken[name] = kept
             self._places.setdefault(name, kept)
         return {name: style(taken[name]) for name in names}
+
+
+def _grey(others: int) -> str:
+    return f" Grey: the {others} others." if others else ""
 
 
 def _entrants(race: Race) -> list[str]:

@@ -1,12 +1,13 @@
 """How the entrants do over all problems: the share that each has solved in a given time."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from adam_jax.race.canvas import Label, Paper, canvas, name_lines, short
-from adam_jax.race.colours import OTHERS
-from adam_jax.race.pictures import Styles
+from adam_jax.race.canvas import PRINT, Label, Paper, canvas, drawing, name_lines, png, short
+from adam_jax.race.colours import OTHERS, style
+from adam_jax.race.pictures import Styles, foremost
+
+_FEW = 5  # told of in words
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,14 @@ class Profile:
     def ranked(self) -> list[str]:
         """The entrants, the highest score first."""
         return sorted(self.scores, key=lambda entrant: -self.scores[entrant])
+
+
+def draw(profile: Profile) -> bytes:
+    """Draws a profile as a PNG file."""
+    names = foremost(list(profile.shares), profile.ranked)
+    with drawing():
+        styles = {entrant: style(index) for index, entrant in enumerate(names)}
+        return png(figure(PRINT, profile, styles))
 
 
 def figure(paper: Paper, profile: Profile, styles: Styles) -> Any:
@@ -62,9 +71,5 @@ def finding(profile: Profile) -> str:
     return "; ".join(
         f"{entrant} has solved {profile.shares[entrant][0]:.0%} as fast as the fastest and "
         f"{profile.shares[entrant][-1]:.0%} within {profile.taus[-1]:g} times its steps"
-        for entrant in _few(profile.ranked)
+        for entrant in profile.ranked[:_FEW]
     )
-
-
-def _few(entrants: Sequence[str]) -> Sequence[str]:
-    return entrants[:5]
