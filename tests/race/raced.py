@@ -75,16 +75,13 @@ def themes(style):
     return {"light": light, "dark": light | dark}
 
 
-def luminance(colour):
-    """Of "#rrggbb", or of three numbers to 255 (WCAG 2.2, relative luminance)."""
-    if isinstance(colour, str):
-        colour = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
-    parts = np.asarray(colour, float) / 255
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
+def linear(colour):
+    """Red, green and blue of "#rrggbb" as light."""
+    parts = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
 
 
 def contrast(one, other):
-    """The contrast ratio of two colours, from 1 to 21."""
-    low, high = sorted((luminance(one), luminance(other)))
+    """The contrast ratio of two colours, from 1 to 21 (WCAG 2.2)."""
+    low, high = sorted(float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other))
     return (high + 0.05) / (low + 0.05)

@@ -13,12 +13,10 @@ from itertools import pairwise
 import matplotlib.image
 import numpy as np
 import pytest
-from raced import HOSTILE, RATES, STYLE, contrast, full, outcome, profile, race, themes
+from raced import HOSTILE, RATES, STYLE, full, outcome, profile, race
 
 from adam_jax.race import colours
 from adam_jax.race.report import command, page, profiles, versions
-from adam_jax.race.report.charts import Charts
-from adam_jax.race.report.words import Result, several, summary, verdicts
 from adam_jax.race.results import Failure
 
 VERSIONS = {"jax": "0.5"}
@@ -191,43 +189,7 @@ class TestHostile:
             assert structure(written(self.hostile)) == benign
 
 
-TEXT = ["ink", "muted", "link", "bad"]
 PAINT = ("fill", "stroke")
-LINES = ["others", "ink", *(f"series-{index}" for index in range(1, 7))]
-
-
-def pale(theme):
-    """What has too little contrast, with how much it has."""
-    found = [("text", name, contrast(theme[name], theme["paper"]), 4.5) for name in TEXT]
-    found += [("line", name, contrast(theme[name], theme["paper"]), 3) for name in LINES]
-    for step in range(6):
-        on = theme["on-low" if step < 3 else "on-high"]
-        found += [("text", f"shade-{step}", contrast(on, theme[f"shade-{step}"]), 4.5)]
-    found += [("text", "code", contrast(theme["ink"], theme["raised"]), 4.5)]
-    found += [("text", "lost", contrast(theme["muted"], theme["lost"]), 4.5)]
-    return [(kind, name, ratio) for kind, name, ratio, least in found if ratio < least]
-
-
-@pytest.mark.parametrize("name", ["light", "dark"])
-def test_colours_have_contrast(name):
-    theme = themes(STYLE.read_text())[name]
-    assert pale(theme) == []
-    assert pale(theme | {"muted": theme["others"]}) != []
-    assert pale(theme | {"series-5": theme["lost"]}) != []
-    assert pale(theme | {"shade-2": theme["shade-3"]}) != []
-
-
-def test_contrast_is_that_of_wcag():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
-    assert contrast([255, 0, 0], "#ffffff") == pytest.approx(4.0, abs=0.005)
-
-
-def test_the_light_theme_is_what_pictures_are_drawn_in():
-    light = themes(STYLE.read_text())["light"] | {"paper": colours.PAPER}
-    assert {name: light[name] for name in colours.THEME.values()} == {
-        name: colour for colour, name in colours.THEME.items()
-    }
 
 
 def test_every_colour_of_a_picture_follows_the_theme(read):
@@ -290,55 +252,6 @@ def test_cells_are_worth_their_numbers(pages):
     assert names == ["entrant_0", "entrant_1", "entrant_2"] * 2
 
 
-def sentences(outcomes, **changed):
-    return dict(verdicts(Result(race(outcomes, **changed))))
-
-
-class TestVerdicts:
-    def test_ranges_that_meet_are_not_settled(self):
-        told = sentences(
-            [
-                outcome("a", {0.01: [0.5] * 3, 0.1: [1.0, 1.1, 1.4], 1.0: [9.0] * 3}),
-                outcome("b", {0.01: [9.0] * 3, 0.1: [0.4, 0.45, 0.6], 1.0: [9.0] * 3}),
-                outcome("c", {0.01: [9.0] * 3, 0.1: [3.0] * 3, 1.0: [1.5] * 3}),
-            ]
-        )
-        assert told == {
-            "b": "lowest loss, 0.45 at learning rate 0.1; not settled: its range over 3 seeds "
-            "meets that of a; reached 0.495, 10% above the lowest, after 19 steps.",
-            "a": "loss 0.5 at 0.01, 1.1 times the lowest; its range over seeds meets b's; "
-            "never reached 0.495; best at the smallest rate tried, so try smaller.",
-            "c": "loss 1.5 at 1, 3.3 times the lowest; never reached 0.495; best at the largest "
-            "rate tried, so try larger.",
-        }
-
-    def test_ranges_apart(self):
-        best, other = outcome("a", {0.1: [0.1, 0.2, 0.3]}), outcome("b", {0.1: [0.4, 0.5, 0.6]})
-        told = sentences([best, other], target=1.2)
-        assert "no other's range over 3 seeds meets its; reached 1.2, the target," in told["a"]
-        assert told["b"] == "loss 0.5 at 0.1, 2.5 times the lowest; reached 1.2 after 11 steps."
-
-    def test_one_seed_has_no_range(self):
-        told = sentences([outcome("a", {0.1: [0.2]}), outcome("b", {0.1: [0.2]})])
-        assert "range" not in " ".join(told.values())
-
-    def test_returns_have_no_ratio(self):
-        told = sentences([outcome("a", {0.1: [-9.0]}), outcome("b", {0.1: [-3.0]})])
-        assert told["b"].startswith("loss -3 at 0.1; never reached -8.1")
-
-    def test_divergence(self):
-        lost = outcome("lost", {0.1: [math.nan]})
-        told = sentences([outcome("a", {0.1: [0.2]}), lost])
-        assert told["lost"] == "diverged at every learning rate, so try smaller."
-        assert summary(Result(race([lost]))) == "every run diverged"
-        assert summary(Result(race([]))) == "nobody finished"
-
-    def test_many_names(self):
-        assert several(["a"]) == "a"
-        assert several([]) == ""
-        assert several(list("abcdefg")) == "a, b, c, d and 3 more"
-
-
 def test_races_of_every_kind_have_a_page():
     kinds = [
         [outcome("diverged", {0.1: [math.nan]})],
@@ -351,33 +264,6 @@ def test_races_of_every_kind_have_a_page():
     read = Read(page([race(outcomes) for outcomes in kinds], "adam-jax", VERSIONS))
     assert len(read.all("svg")) == 6 * len(kinds)
     assert len([e for e in read.all("li") if "ol" in e["parents"]]) == sum(map(len, kinds))
-
-
-def test_an_entrant_keeps_its_colour_when_another_fails():
-    first = race([outcome(name, {0.1: [1.0]}) for name in ("a", "b")])
-    second = race([outcome("b", {0.1: [1.0]})], failures=(Failure("a", "out of memory"),))
-    text = page([first, second], "adam-jax", VERSIONS)
-    curves = [svg for svg in re.findall(r"<svg.*?</svg>", text) if ">optimizer step" in svg]
-    assert len(curves) == 4
-    assert all("var(--series-2)" in svg for svg in curves)
-    assert ["var(--series-1)" in svg for svg in curves] == [True, True, False, False]
-
-
-def test_lines_of_one_picture_have_colours_of_their_own():
-    names = list("abcdefghijklmn")
-    charts = Charts([race([outcome(name, {0.1: [1.0]}) for name in names])])
-    for shown in ("abcdef", "fghijk", "klmnab", "bdfhjl", "ghijklm"):
-        styles = charts._styles(list(shown))
-        assert list(styles) == list(shown)
-        assert len({each["color"] for each in styles.values()}) == len(shown)
-
-
-def test_ten_lines_differ_in_colour_or_dashes():
-    names = list("abcdefghij")
-    charts = Charts([race([outcome(name, {0.1: [1.0]}) for name in names])])
-    looks = {str((s["color"], s["linestyle"])) for s in charts._styles(names).values()}
-    assert len(looks) == len(names)
-    assert charts._styles(names[4:5])["e"] == charts._styles(names)["e"]
 
 
 def test_a_profile_has_a_picture_of_its_own():

@@ -199,6 +199,23 @@ def test_tables_scroll_by_themselves_and_by_keyboard(browser, report):
     assert set(wide) == {0}
 
 
+def test_who_cannot_see_is_told(browser, report):
+    opened(browser, report)
+    tree = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    names = {}
+    for node in tree:
+        if not node["ignored"]:
+            role = node["role"]["value"]
+            names.setdefault(role, []).append(node.get("name", {}).get("value", ""))
+    assert len(names["image"]) == 8 + 2  # pictures that are seen, and samples
+    assert all(len(name) > 20 for name in names["image"])
+    assert len(names["table"]) == 5
+    assert all(names["table"])
+    assert all(names["columnheader"])
+    assert all(names["button"])
+    assert "final loss" in names["button"]
+
+
 def test_nothing_moves(browser, report):
     opened(browser, report)
     assert browser.execute_script("return document.getAnimations().length") == 0
