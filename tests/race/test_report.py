@@ -263,6 +263,8 @@ def test_races_of_every_kind_have_a_page():
     ]
     read = Read(page([race(outcomes) for outcomes in kinds], "adam-jax", VERSIONS))
     assert len(read.all("svg")) == 6 * len(kinds)
+    assert "steps to target" in {header["text"] for header in read.all("th")}
+    assert not {"inf", "nan"} & {cell["text"] for cell in read.all("td", "th")}
     assert len([e for e in read.all("li") if "ol" in e["parents"]]) == sum(map(len, kinds))
 
 

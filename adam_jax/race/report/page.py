@@ -102,7 +102,7 @@ def _problem(place: int, result: Result, charts: Charts, several: bool) -> Marku
             element(heading, "Pictures"),
             charts.race(result),
         ]
-    if race.samples:
+    if race.samples and result.rows:
         parts += [element(heading, f"Samples of {result.rows[0].entrant}"), samples(race.samples)]
     named = {"aria_labelledby": name} if several else {"aria_label": race.problem}
     return element("section", *filter(None, parts), **named)

@@ -34,7 +34,7 @@ def standings(result: Result) -> Markup:
         "final loss",
         "range over seeds",
         *(name.replace("_", " ") for name in figures),
-        f"steps to {rounded(result.target, 3)}",
+        f"steps to {rounded(result.target, 3) if math.isfinite(result.target) else 'target'}",
         "time a step (\N{MICRO SIGN}s)",
         "compile (s)",
         "state (bytes a parameter)",
@@ -42,7 +42,7 @@ def standings(result: Result) -> Markup:
     ]
     rows = [(row.entrant, _cells(row, figures)) for row in result.rows]
     caption = f"{result.race.problem}: every entrant at its best learning rate"
-    return _table(caption, "entrant", headers, rows, sorted_by="final loss")
+    return _table(caption, headers, rows, sorted_by=2)
 
 
 def learning_rates(result: Result) -> Markup:
@@ -73,7 +73,7 @@ def learning_rates(result: Result) -> Markup:
         "\N{MULTIPLICATION SIGN}: diverged"
     )
     headers = [f"{rate:.3g}" for rate in rates]
-    return _table(caption, "entrant", headers, rows, sorted_by="", kind="sortable heat")
+    return _table(caption, headers, rows, kind="sortable heat")
 
 
 def scores(profiles: Sequence[Profile]) -> Markup:
@@ -84,7 +84,7 @@ def scores(profiles: Sequence[Profile]) -> Markup:
         for entrant in entrants
     ]
     headers = [f"score, {profile.name}" for profile in profiles]
-    return _table("Scores over all problems", "entrant", headers, rows, sorted_by="")
+    return _table("Scores over all problems", headers, rows)
 
 
 def _cells(row: Standing, figures: Sequence[str]) -> list[Cell]:
@@ -126,15 +126,14 @@ def _number(value: float | None, digits: int) -> Cell:
 
 def _table(
     caption: str,
-    first: str,
     headers: Sequence[str],
     rows: Iterable[tuple[str, Sequence[Cell]]],
-    sorted_by: str,
+    sorted_by: int | None = None,
     kind: str = "sortable",
 ) -> Markup:
     heads = (
-        element("th", header, scope="col", aria_sort="ascending" if header == sorted_by else None)
-        for header in (first, *headers)
+        element("th", header, scope="col", aria_sort="ascending" if place == sorted_by else None)
+        for place, header in enumerate(("entrant", *headers))
     )
     body = (joined((element("th", name, scope="row"), *map(_cell, cells))) for name, cells in rows)
     table = element(

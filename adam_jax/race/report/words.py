@@ -99,10 +99,10 @@ def curves(result: Result) -> str:
         return "No curves: every run diverged."
     start = median_curve(rows[0].outcome.at(rows[0].learning_rate))[0]
     ends = [f"{row.entrant} at {rounded(row.final_loss, 3)}" for row in rows]
-    least = f"from {rounded(start, 3)} " if math.isfinite(start) else ""
+    least = f"From {rounded(start, 3)} " if math.isfinite(start) else "It comes "
     steps = result.race.epochs * result.race.steps
     chart = "Line chart of training loss against optimizer step."
-    return f"{chart} After {steps} steps, {least}down to: {several(ends)}."
+    return f"{chart} {least}to, after {steps} steps: {several(ends)}."
 
 
 def learning_rates(result: Result) -> str:
