@@ -177,7 +177,7 @@ def test_output_that_cannot_be_written(write, tmp_path, form):
     assert done.stderr.splitlines()[1:] == [
         "adam-jax: error: cannot print the results: No space left on device"
     ]
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_batches_that_shrink_later(refused, write):
