@@ -37,6 +37,13 @@ def test_colours_have_contrast(name):
     assert pale(theme | {"shade-2": theme["shade-3"]}) != []
 
 
+def test_a_rule_is_written_once():
+    selectors = re.findall(r"^([^\s@/].*) \{", STYLE.read_text(), re.MULTILINE)
+    assert len(selectors) > 40
+    assert len(selectors) == len(set(selectors))
+    assert not [selector for selector in selectors if "/*" in selector or "{" in selector]
+
+
 def test_contrast_is_that_of_wcag():
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
