@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from adam_jax.race.canvas import GREY, plain, png, scale, titled
+from adam_jax.race.canvas import PRINT, drawing, plain, png, scale, sheet
+from adam_jax.race.colours import GREY, SERIES
 from adam_jax.race.tune.results import Findings, Rung, Scan
 from adam_jax.race.tune.show import neighbourhood
 from adam_jax.race.tune.space import LEARNING_RATE, Axis
 
-_BLUE, _GREEN = "#0072B2", "#009E73"  # of Okabe and Ito, as the race's
+_BLUE, _GREEN = SERIES[0], SERIES[2]
 _INK = "#00664a"  # the green, dark enough for letters
 _FAINT = "#b5b5b5"
 _PANEL, _TITLES, _LABELS = 4.0, 0.65, 1.0  # inches
@@ -30,16 +31,21 @@ def draw(title: str, found: Findings) -> bytes:
     Returns:
       A PNG file, with a panel for each hyperparameter, the learning rate's first.
     """
+    with drawing():
+        return png(_figure(title, found))
+
+
+def _figure(title: str, found: Findings) -> Any:
     scans = found.scans[::-1]
     panels = max(1, len(scans))
     height = _TITLES + panels * (_PANEL + _LABELS)
     matters = "hyperparameters matter" if panels > 1 else "the learning rate matters"
-    figure = titled(f"{title}: how much {matters}", _SUBTITLE, height)
+    figure = sheet(PRINT, f"{title}: how much {matters}", _SUBTITLE, height)
     for index in range(panels):
         bottom = height - _TITLES - (index + 1) * (_PANEL + _LABELS) + _LABELS * 0.6
         place = (0.085, bottom / height, 0.885, _PANEL / height)
         axes = figure.add_axes(place)
-        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.grid(linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylabel("training loss", fontsize=11)
@@ -48,7 +54,7 @@ def draw(title: str, found: Findings) -> bytes:
         else:
             _ladder(axes, found, found.rungs)
             _labelled(axes, LEARNING_RATE, of_complement=False)
-    return png(figure)
+    return figure
 
 
 def _panel(axes: Any, found: Findings, scan: Scan) -> None:
