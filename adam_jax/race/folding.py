@@ -13,9 +13,8 @@ def folded(rows: Sequence[Sequence[str]], sides: str, column: int, width: int) -
 
     >>> print(folded([["name", "does"], ["adam", "Adam " * 9]], "<<", 1, 30))
     name  does
-    adam  Adam Adam Adam Adam
+    adam  Adam Adam Adam Adam Adam
           Adam Adam Adam Adam
-          Adam
     """
     widths = [max(map(len, cells)) + 2 for cells in zip(*rows, strict=True)]
     room = max(width - sum(widths) + widths[column], _NARROWEST)

@@ -15,6 +15,7 @@ Batch = tuple[jax.Array, jax.Array, jax.Array]
 epochs = 15
 learning_rates = "1e-3:1:7"
 target = 0.1
+seconds = 15
 
 _images, _labels = digits.data
 _images = _images.reshape(-1, 8, 8, 1)

@@ -20,6 +20,7 @@ Batch = tuple[jax.Array, jax.Array]
 epochs = 30
 learning_rates = "1e-4:1e-1:7"
 target = 25.0
+seconds = 15
 
 _images = (load_digits(return_X_y=True)[0] / 16).astype(np.float32)  # pixels are 0 to 16
 _latent = 10

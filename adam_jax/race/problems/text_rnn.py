@@ -18,7 +18,8 @@ Params = dict[str, jax.Array]
 batch_size = 16
 epochs = 3
 learning_rates = "3e-3:1:6"
-target = 2.2
+target = 1.8
+seconds = 15
 
 _width = 48
 data, _test = corpus.windows(32)

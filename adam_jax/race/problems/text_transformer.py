@@ -16,9 +16,10 @@ from adam_jax.race.layers import embedded
 Params = dict[str, jax.Array]
 
 batch_size = 16
-epochs = 5
+epochs = 4
 learning_rates = "1e-3:1:7"
-target = 2.2
+target = 2.3
+seconds = 15
 
 _context, _width, _heads, _layers = 32, 32, 4, 2
 data, _test = corpus.windows(_context)
@@ -31,8 +32,8 @@ def init(key: jax.Array) -> Params:
         shapes |= {
             f"{layer}.attend": (_width, 3 * _width),
             f"{layer}.join": (_width, _width),
-            f"{layer}.up": (_width, 4 * _width),
-            f"{layer}.down": (4 * _width, _width),
+            f"{layer}.up": (_width, 2 * _width),
+            f"{layer}.down": (2 * _width, _width),
         }
     keys = jax.random.split(key, len(shapes))
     params = {
