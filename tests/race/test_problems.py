@@ -11,7 +11,7 @@ from racing import raced
 
 from adam_jax.race import corpus, listing, numerals, problem
 from adam_jax.race.cli import main
-from adam_jax.race.problems import cartpole
+from adam_jax.race.problems import cartpole, moving_target
 
 NAMES = problem.names()
 # Where Adam is best, and so the rate at which it is tested.
@@ -177,6 +177,34 @@ def test_the_cart_moves_as_published():
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
     heavier = np.stack([falling(*each, m=0.2) for each in zip(states, force, strict=True)])
     assert np.abs(heavier - expected).max() > 1e-3
+
+
+def test_a_moving_target_pulls_from_where_it_seems_to_be():
+    x, seen, end = np.random.default_rng(0).standard_normal((3, 32)).astype(np.float32)
+    value, pull = jax.value_and_grad(moving_target.loss)(x, (seen, end))
+    assert value == pytest.approx(np.mean((x - end) ** 2) / 2, rel=1e-5)
+    np.testing.assert_allclose(pull, x - seen, rtol=1e-5)
+    assert np.abs(pull - (x - end)).max() > 1  # which its value alone would give
+
+
+def test_a_policy_learns_from_what_outlives_the_others():
+    """The gradient, in float64 from the formula; and the value is the share of time down."""
+    params, key = cartpole.init(jax.random.key(1)), jax.random.key(2)
+    states, right, up = (np.asarray(x) for x in cartpole._rollout(params, key))
+    value, gradients = jax.value_and_grad(cartpole.loss)(params, key)
+    assert value == pytest.approx(1 - up.mean(), abs=1e-6)
+    to_go = np.stack([up[t:].sum(0) for t in range(len(up))]).astype(float)
+    baseline = [
+        np.mean(now[alive]) if alive.any() else 0 for now, alive in zip(to_go, up, strict=True)
+    ]
+    hidden = np.tanh(states.astype(float) @ np.asarray(params["w1"], float))
+    chance = 1 / (1 + np.exp(-(hidden @ np.asarray(params["w2"], float))[..., 0]))
+
+    def of_b2(baseline):  # the last bias moves a logit as much: d log p / d logit is done - chance
+        return -np.sum(up * (to_go - np.array(baseline)[:, None]) * (right - chance)) / up.size
+
+    assert float(gradients["b2"][0]) == pytest.approx(of_b2(baseline), rel=1e-3)
+    assert float(gradients["b2"][0]) != pytest.approx(of_b2(np.zeros(len(up))), rel=1e-3)
 
 
 def test_bad_values(capsys, write):

@@ -3,7 +3,7 @@
 From Kunstner et al., "Heavy-tailed class imbalance and why Adam outperforms gradient descent on
 language models" (2024), https://arxiv.org/abs/2402.19449: groups of 1, 2, 4, ... classes with 64,
 32, 16, ... samples of uniform noise each, and steps on all of them at once. Fifty steps are few:
-in a few hundred more, each of these can be told from the others, and whoever learns makes it 0.
+there are as many features as samples, so that in some hundreds anyone brings the loss near to 0.
 """
 
 from collections.abc import Iterable
