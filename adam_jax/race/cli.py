@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adam_jax.race import entrants, grid, memory, optimizers, problem
+from adam_jax.race import entrants, grid, listing, memory, optimizers, problem
 from adam_jax.race.errors import UsageError, require
 from adam_jax.race.models import MODELS
 from adam_jax.storage import FORMATS
@@ -32,6 +32,9 @@ of 1024. In Python, `print(adam_jax.memory(tx, params))` shows any optimizer's b
 
 _OPTIMIZERS = """List the family: every optimizer of this package, the bytes of its state a
 parameter, what it does, and the paper that it is from. `help(adam_jax.NAME)` tells more."""
+
+_PROBLEMS = """List the built-in problems: task and data, how many parameters, the budget and the
+learning rates unless you say otherwise, the loss that counts as solved, and how long Adam takes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +67,7 @@ def _parser() -> ArgumentParser:
     _add_tune(commands)
     _add_memory(commands)
     _add_optimizers(commands)
+    _add_problems(commands)
     return parser
 
 
@@ -199,6 +203,16 @@ def _add_optimizers(commands: Any) -> None:
         "optimizers", help="every optimizer of the family, in a line", description=_OPTIMIZERS
     )
     parser.set_defaults(run=optimizers.run)
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document in place of the table"
+    )
+
+
+def _add_problems(commands: Any) -> None:
+    parser = commands.add_parser(
+        "problems", help="every built-in problem, in a line", description=_PROBLEMS
+    )
+    parser.set_defaults(run=listing.run)
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document in place of the table"
     )

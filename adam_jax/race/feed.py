@@ -57,7 +57,7 @@ def from_arrays(data: Tree, batch_size: int, where: str) -> Feed:
         )
 
     def epoch(key: jax.Array) -> Tree:
-        return _shuffled(key, length, batch_size)
+        return shuffled(key, length, batch_size)
 
     def pick(data: Tree, item: jax.Array) -> Tree:
         return jax.tree.map(lambda array: array[item], data)
@@ -68,7 +68,7 @@ def from_arrays(data: Tree, batch_size: int, where: str) -> Feed:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _shuffled(key: jax.Array, length: int, batch_size: int) -> jax.Array:
+def shuffled(key: jax.Array, length: int, batch_size: int) -> jax.Array:
     """The indices from 0 to `length` in random order, a row a batch."""
     steps = length // batch_size
     order = jax.random.permutation(key, length)[: steps * batch_size]

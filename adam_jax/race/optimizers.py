@@ -3,9 +3,8 @@
 import json
 import shutil
 import sys
-import textwrap
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import jax
@@ -14,9 +13,9 @@ import jax.numpy as jnp
 import adam_jax
 from adam_jax.diagnostics import aligned
 from adam_jax.race.errors import printing
+from adam_jax.race.folding import folded
 from adam_jax.race.members import MEMBERS, Member
 
-_NARROWEST = 24  # of the column of what they do; a narrower terminal folds lines itself
 _MORE = """bytes: of state a parameter, in float32; `adam-jax memory` shows what formats save
 try them: adam-jax race digits --entrants all; addresses of the papers: --json"""
 
@@ -44,18 +43,7 @@ def table(members: Sequence[Member], width: int | None) -> str:
     text = aligned(rows, "<><<<")
     if width is None or max(map(len, text.splitlines())) <= width:
         return text
-    rows = [row[:-1] for row in rows]
-    others = sum(max(len(row[column]) for row in rows) + 2 for column in (0, 1, 3))
-    room = max(width - others, _NARROWEST)
-    return aligned([line for row in rows for line in _folded(row, room)], "<><<")
-
-
-def _folded(row: Sequence[str], room: int) -> Iterator[list[str]]:
-    name, state, does, cited = row
-    first, *more = textwrap.wrap(does, room) or [""]
-    yield [name, state, first, cited]
-    for line in more:
-        yield ["", "", line, ""]
+    return folded([row[:-1] for row in rows], "<><<", 2, width)
 
 
 def _record(member: Member) -> dict[str, object]:

@@ -27,6 +27,7 @@ The rest may be left out:
 | `learning_rates` | what to try: a list of numbers, or text such as `"1e-4:1:9"` | `"1e-4:1:9"` |
 | `target` | the training loss that counts as solved | 10% above the lowest final loss |
 | `samples(params) -> {caption: sample}` | what the report shows of a run, outside `jit` | none |
+| `seconds` | what Adam's race of all this takes, where that was measured | none |
 
 A sample is text, or a picture: an array of two dimensions, from 0 (black) to 1 (white). The first
 line of the file's docstring says in the report what the problem is.
@@ -51,7 +52,7 @@ Example: a line through noisy points. `adam_jax/race/problems/` has real ones.
 
 import math
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -59,9 +60,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from adam_jax.race import feed, grid, problems
+from adam_jax.race import answers, feed, grid, problems
+from adam_jax.race.answers import Evaluate, Samples
 from adam_jax.race.errors import UsageError, blaming, require
 from adam_jax.race.feed import Feed, Tree
 from adam_jax.race.modules import load_file
@@ -88,6 +89,7 @@ class Problem:
       about: what it is, in a line; empty if the file does not say.
       target: the training loss that counts as solved; `None` if that is for the race to find.
       samples: `params -> {caption: text or picture}`, or `None`.
+      seconds: what Adam's race with these settings takes, by the file; `None` if it does not say.
     """
 
     name: str
@@ -97,12 +99,19 @@ class Problem:
     feed: Feed
     items: Any
     steps: int
-    evaluate: Callable[[Tree], dict[str, float]] | None
+    evaluate: Evaluate | None
     epochs: int
     learning_rates: tuple[float, ...]
     about: str
     target: float | None
-    samples: Callable[[Tree], dict[str, str | np.ndarray]] | None
+    samples: Samples | None
+    seconds: float | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of its parameters."""
+        params = jax.eval_shape(self.init, jax.random.key(0))
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def names() -> list[str]:
@@ -119,19 +128,31 @@ def load(problem: str) -> Problem:
     Raises:
       UsageError: if the problem cannot be raced, in one line.
     """
+    found = read(problem)
+    where = found.file.name
+    params = found.init(jax.random.key(0))
+    items = found.feed.epoch(jax.random.key(0))
+    _check_loss(found.loss, params, found.feed, items, where, found.file)
+    if found.evaluate:
+        found.evaluate(params)
+    return found
+
+
+def read(problem: str) -> Problem:
+    """What a problem's file says, without running what it trains: enough to list it.
+
+    Raises:
+      UsageError: if a name in it is missing or has no sense, in one line.
+    """
     module = _module(problem)
     file = Path(module.__file__ or problem)
     where = file.name
     init = _function(module, where, "init")
     loss = _function(module, where, "loss")
-    evaluate = _function(module, where, "evaluate") if hasattr(module, "evaluate") else None
+    evaluate = _optional(module, where, "evaluate")
+    samples = _optional(module, where, "samples")
     source = _feed(module, where, file)
-    params = _params(init, jax.random.key(0), where, file)
     items = source.epoch(jax.random.key(0))
-    _check_loss(loss, params, source, items, where, file)
-    checked = _checked(evaluate, where, file) if evaluate else None
-    if checked:
-        checked(params)
     return Problem(
         name=problem,
         file=file,
@@ -140,12 +161,13 @@ def load(problem: str) -> Problem:
         feed=source,
         items=feed.structure(items),
         steps=jax.tree.leaves(items)[0].shape[0],
-        evaluate=checked,
+        evaluate=answers.figures(evaluate, where, file) if evaluate else None,
         epochs=_epochs(module, where),
         learning_rates=_learning_rates(module, where),
         about=(module.__doc__ or "").strip().partition("\n")[0],
-        target=_target(module, where),
-        samples=_samples(module, where, file),
+        target=_number(module, where, "target"),
+        samples=answers.samples(samples, where, file) if samples else None,
+        seconds=_seconds(module, where),
     )
 
 
@@ -165,6 +187,10 @@ def _function(module: ModuleType, where: str, name: str) -> Callable[..., Any]:
         raise UsageError(f"{where}: {state} `{name}`")
     function: Callable[..., Any] = found
     return function
+
+
+def _optional(module: ModuleType, where: str, name: str) -> Callable[..., Any] | None:
+    return _function(module, where, name) if hasattr(module, name) else None
 
 
 def _feed(module: ModuleType, where: str, file: Path) -> Feed:
@@ -210,62 +236,23 @@ def _check_loss(
         raise UsageError(f"{rule}, got {result.dtype}{list(result.shape)}")
 
 
-def _checked(
-    evaluate: Callable[[Tree], Any], where: str, file: Path
-) -> Callable[[Tree], dict[str, float]]:
-    """An `evaluate` that returns plain floats, or says what is wrong."""
-
-    def checked(params: Tree) -> dict[str, float]:
-        with blaming(f"{where}: `evaluate` failed", file):
-            figures = evaluate(params)
-        rule = f"{where}: `evaluate` must return a dict of names and numbers"
-        if not isinstance(figures, Mapping):
-            raise UsageError(f"{rule}, got {type(figures).__name__}")
-        with blaming(rule):
-            return {str(name): float(figure) for name, figure in figures.items()}
-
-    return checked
-
-
-def _samples(
-    module: ModuleType, where: str, file: Path
-) -> Callable[[Tree], dict[str, str | np.ndarray]] | None:
-    """A `samples` that returns text and pictures, or says what is wrong."""
-    if not hasattr(module, "samples"):
+def _number(module: ModuleType, where: str, name: str) -> float | None:
+    found = getattr(module, name, None)
+    if found is None:
         return None
-    samples = _function(module, where, "samples")
-
-    def checked(params: Tree) -> dict[str, str | np.ndarray]:
-        with blaming(f"{where}: `samples` failed", file):
-            found = samples(params)
-        rule = f"{where}: `samples` must return a dict of captions and of texts or pictures"
-        if not isinstance(found, Mapping):
-            raise UsageError(f"{rule}, got {type(found).__name__}")
-        return {str(caption): _sample(rule, caption, sample) for caption, sample in found.items()}
-
-    return checked
-
-
-def _sample(rule: str, caption: str, sample: Any) -> str | np.ndarray:
-    if isinstance(sample, str):
-        return sample
+    rule = f"{where}: `{name}` must be a finite number"
     with blaming(rule):
-        picture = np.asarray(sample, np.float32)
-    if picture.ndim != 2 or not picture.size:
-        raise UsageError(f"{rule} of two dimensions, got {list(picture.shape)} for {caption!r}")
-    return picture
-
-
-def _target(module: ModuleType, where: str) -> float | None:
-    target = getattr(module, "target", None)
-    if target is None:
-        return None
-    rule = f"{where}: `target` must be a finite number"
-    with blaming(rule):
-        number = float(target)
+        number = float(found)
     if not math.isfinite(number):
-        raise UsageError(f"{rule}, got {target!r}")
+        raise UsageError(f"{rule}, got {found!r}")
     return number
+
+
+def _seconds(module: ModuleType, where: str) -> float | None:
+    seconds = _number(module, where, "seconds")
+    if seconds is not None and seconds <= 0:
+        raise UsageError(f"{where}: `seconds` must be positive, got {seconds!r}")
+    return seconds
 
 
 def _epochs(module: ModuleType, where: str) -> int:

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 _images, _labels = load_digits(return_X_y=True)
-_train_images, _test_images, _train_labels, _test_labels = train_test_split(
+_train_images, test_images, _train_labels, test_labels = train_test_split(
     (_images / 16).astype(np.float32),  # pixels are 0 to 16
     _labels.astype(np.int32),
     test_size=0.25,
@@ -19,6 +19,8 @@ _train_images, _test_images, _train_labels, _test_labels = train_test_split(
 data = (_train_images, _train_labels)
 batch_size = 32
 epochs = 10
+target = 0.04
+seconds = 15
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
@@ -42,8 +44,8 @@ def loss(params: dict[str, jax.Array], batch: tuple[jax.Array, jax.Array]) -> ja
 
 def evaluate(params: dict[str, jax.Array]) -> dict[str, float]:
     """The share of the 450 test images that are classified right."""
-    predicted = _predict(params, _test_images)
-    return {"test_accuracy": float(np.mean(np.asarray(predicted) == _test_labels))}
+    predicted = _predict(params, test_images)
+    return {"test_accuracy": float(np.mean(np.asarray(predicted) == test_labels))}
 
 
 def _logits(params: dict[str, jax.Array], images: jax.Array) -> jax.Array:
