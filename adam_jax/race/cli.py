@@ -66,7 +66,12 @@ def _add_race(commands: Any) -> None:
     )
     parser.set_defaults(run=_race)
     add = parser.add_argument
-    add("problem", help=f"a Python file, or one of: {', '.join(problem.names())}")
+    add(
+        "problem",
+        help=f"a Python file, or one of: {', '.join(problem.names())}; or several of these with "
+        "commas between, or all, for every built-in one: then each has a process of its own, what "
+        "fails takes no other along, and the entrants have a score over all",
+    )
     add(
         "--entrants",
         default=",".join(entrants.DEFAULT),
@@ -95,14 +100,24 @@ def _add_race(commands: Any) -> None:
         "--target",
         type=_finite,
         metavar="LOSS",
-        help="the loss that steps are counted to (default: 10%% above the lowest final loss)",
+        help="the loss that steps are counted to, of one problem "
+        "(default: the problem's, or 10%% above the lowest final loss)",
+    )
+    add(
+        "--time-limit",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for an entrant on a problem, with its compilation; it is ended where it takes longer",
     )
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="write results.jsonl, curves.png and learning_rates.png there, over older ones",
+        help="write pictures there, over older ones, and an entrant's runs to results.jsonl as it "
+        "is done; runs of the same problem, entrant, learning rates, seeds and epochs are taken "
+        "from there",
     )
+    add("--fresh", action="store_true", help="race again what is in results.jsonl, and replace it")
     add("--json", action="store_true", help="print one JSON document in place of the table")
 
 
@@ -165,4 +180,11 @@ def _finite(text: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise ArgumentTypeError(f"must be a finite number, got {text!r}")
+    return number
+
+
+def _seconds(text: str) -> float:
+    number = _finite(text)
+    if number <= 0:
+        raise ArgumentTypeError(f"must be a positive number of seconds, got {text!r}")
     return number

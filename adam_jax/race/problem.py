@@ -149,13 +149,22 @@ def load(problem: str) -> Problem:
     )
 
 
+def check(problem: str) -> None:
+    """Makes sure that there is such a problem, without reading it."""
+    if problem in names():
+        return
+    if not problem.endswith(".py"):
+        known = ", ".join(names())
+        raise UsageError(f"problem must be a Python file (.py) or one of {known}; got {problem!r}")
+    if not Path(problem).is_file():
+        raise UsageError(f"no such file: {Path(problem).resolve()}")
+
+
 def _module(problem: str) -> ModuleType:
+    check(problem)
     if problem in names():
         return require(f"{problems.__name__}.{problem.replace('-', '_')}")
-    if problem.endswith(".py"):
-        return load_file(Path(problem))
-    known = ", ".join(names())
-    raise UsageError(f"problem must be a Python file (.py) or one of {known}; got {problem!r}")
+    return load_file(Path(problem))
 
 
 def _function(module: ModuleType, where: str, name: str) -> Callable[..., Any]:
