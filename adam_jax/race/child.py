@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -42,7 +43,7 @@ def main() -> None:
     try:
         _race(request, lambda: json.loads(lines.get()), tell)
     except UsageError as error:
-        tell(Failure(None, str(error)))
+        tell(Failure(None, str(error).removeprefix(f"{Path(request['problem']).name}: ")))
 
 
 def _race(
@@ -54,11 +55,8 @@ def _race(
     settings = asked.of(chosen)
     tell(course(chosen, settings))
     racing = entrants.load(",".join(left()))
-    try:
-        for event in one_by_one(chosen, racing, settings):
-            tell(event)
-    except UsageError as error:
-        raise UsageError(str(error).removeprefix(f"{chosen.file.name}: ")) from error
+    for event in one_by_one(chosen, racing, settings):
+        tell(event)
 
 
 def _listen(told: Any, lines: "Queue[bytes]") -> None:

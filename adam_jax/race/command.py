@@ -36,19 +36,20 @@ def run(arguments: Namespace) -> int:
         held = _meeting(arguments, len(problems))
         stopped = _hold(held, problems)
     races = held.races
-    if any(race.outcomes for race in races):
+    finished = any(race.outcomes for race in races)
+    if finished or (races and arguments.json):
         try:
             with printing():
                 _show(races, len(problems) > 1, arguments.json, complete=stopped is None)
         finally:  # a race that cannot be shown is kept all the same
-            if arguments.out:
+            if arguments.out and finished:
                 folder.write(arguments.out, _files(races, held.named, len(problems) > 1))
     if isinstance(stopped, UsageError):
         raise stopped
     if stopped:
         print(_interrupted(races, len(problems), len(held.racing)), file=sys.stderr)
         return INTERRUPTED
-    if arguments.out and any(race.outcomes for race in races):
+    if arguments.out and finished:
         print(f"adam-jax: wrote the results and pictures to {arguments.out}", file=sys.stderr)
     return FAILED if any(race.failures for race in races) else 0
 

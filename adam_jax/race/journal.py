@@ -43,8 +43,12 @@ class Journal:
         self._torn = False  # whether there is in the file what is not in whole groups
         if place.is_dir():
             self._lock.take()
+        try:
             if self.path.exists():
                 self._read()
+        except UsageError:
+            self.close()
+            raise
 
     def taken(self, course: Course, entrant: Entrant) -> Outcome | None:
         """The outcome of an earlier race, if it is there and wanted."""
@@ -77,6 +81,8 @@ class Journal:
         self._lock.give_back()
 
     def _read(self) -> None:
+        if not self.path.is_file():
+            raise self._foreign(1)
         with folder.writing(self.path.parent):
             *lines, rest = self.path.read_bytes().split(b"\n")
         if rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:

@@ -15,7 +15,7 @@ from adam_jax.race.course import Asked, Course, course
 from adam_jax.race.entrants import Entrant
 from adam_jax.race.errors import UsageError
 from adam_jax.race.journal import Journal
-from adam_jax.race.results import Failure, Outcome, Race, standings, target_loss
+from adam_jax.race.results import Failure, Outcome, Race
 from adam_jax.race.runner import race
 from adam_jax.race.wire import Event
 
@@ -153,7 +153,9 @@ class _Found:
         asked, on = self._meeting.asked, self._course
         named = self._meeting.named
         outcomes = tuple(self._outcomes[name] for name in named if name in self._outcomes)
-        best = standings(outcomes, target_loss(outcomes), on.steps)[0] if outcomes and on else None
+        best = min(
+            outcomes, key=lambda each: each.final_loss(each.best_learning_rate), default=None
+        )
         target = self._meeting.target
         return Race(
             problem=self._name,
@@ -165,6 +167,6 @@ class _Found:
             target=on.target if on and target is None else target,
             outcomes=outcomes,
             failures=tuple(self._failures),
-            samples=best.outcome.samples if best else {},
+            samples=best.samples if best else {},
             device=on.device if on else "",
         )

@@ -33,11 +33,11 @@ def display(problems: int, entrants: int) -> Iterator[Show]:
         yield _Bar(problems, entrants, bar).show
 
 
-def failed(problem: str | None, failure: Failure) -> str:
-    """A failure in a line; the problem goes without saying where there is but one."""
+def failed(problem: str, failure: Failure, several: bool) -> str:
+    """A failure in a line; an entrant's names the problem where there are several."""
     if failure.entrant is None:
-        return f"{problem}: {failure.reason}" if problem else failure.reason
-    where = f" on {problem}" if problem else ""
+        return f"{problem}: {failure.reason}"
+    where = f" on {problem}" if several else ""
     return f"entrant {failure.entrant!r}{where} {failure.reason}"
 
 
@@ -126,8 +126,7 @@ class _Lines:
         elif isinstance(event, Taken):
             self._print(f"{event.entrant} on {problem}: taken from {event.source}")
         elif isinstance(event, Failure):
-            name = failed(problem if self._several else None, event)
-            self._print(f"adam-jax: error: {name}")
+            self._print(f"adam-jax: error: {failed(problem, event, self._several)}")
 
     def _print(self, line: str) -> None:
         print(line, file=sys.stderr, flush=True)
