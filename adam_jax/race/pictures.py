@@ -45,8 +45,11 @@ def draw(
     Returns:
       PNG files by name.
     """
-    styles = styled([outcome.entrant for outcome in outcomes], [row.entrant for row in standings])
-    many = len(outcomes) > _MOST_LINES
+    named = [outcome.entrant for outcome in outcomes]
+    many = len(named) > _MOST_LINES
+    if many:
+        named = _foremost(named[0], [row.entrant for row in standings])
+    styles = {entrant: _style(index) for index, entrant in enumerate(named)}
     ceiling = _CEILING * max(
         map(abs, finite(run.losses[0] for o in outcomes for run in o.runs)), default=1.0
     )
@@ -56,18 +59,6 @@ def draw(
         if many
         else _learning_rates(problem, outcomes, styles, ceiling),
     }
-
-
-def styled(named: Sequence[str], ranked: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How the lines of the entrants look; of many only those that have a colour and a name.
-
-    Args:
-      named: the entrants in the order in which they take their colours.
-      ranked: the same, the best one first.
-    """
-    if len(named) > _MOST_LINES:
-        named = _foremost(named[0], ranked)
-    return {entrant: _style(index) for index, entrant in enumerate(named)}
 
 
 def _foremost(first: str, ranked: Sequence[str]) -> list[str]:

@@ -7,8 +7,8 @@ and names.
 from collections.abc import Callable, Sequence
 
 from adam_jax.race.canvas import Label, canvas, name_lines, png, short
-from adam_jax.race.pictures import styled
-from adam_jax.race.profiles import LARGEST, Profile, Score
+from adam_jax.race.pictures import _MOST_LINES, _foremost, _style
+from adam_jax.race.profiles import LARGEST, Profile, Score, corners
 
 
 def draw(scores: Sequence[Score], named: Sequence[str]) -> dict[str, bytes]:
@@ -42,7 +42,10 @@ def _drawn(
 ) -> bytes:
     ranked = sorted(scores, key=lambda score: -profile(score).score)
     names = [score.entrant for score in ranked]
-    coloured = styled([name for name in named if name in names], names)
+    chosen = [name for name in named if name in names]
+    if len(chosen) > _MOST_LINES:
+        chosen = _foremost(chosen[0], names)
+    coloured = {name: _style(index) for index, name in enumerate(chosen)}
     others = len(ranked) - len(coloured)
     figure, axes = canvas(
         title,
@@ -52,13 +55,13 @@ def _drawn(
     labels = []
     for score in reversed(ranked):  # the best one on top
         own = profile(score)
-        taus = sorted({1.0, LARGEST, *(r for r in own.ratios if r <= LARGEST)})
+        taus = corners([own])
         shares = [own.share(tau) for tau in taus]
         style = coloured.get(score.entrant)
         if style is None:
             axes.step(taus, shares, where="post", color="#c4c4c4", linewidth=1, zorder=1.5)
             continue
-        axes.step(taus, shares, where="post", **style)
+        axes.step(taus, shares, where="post", clip_on=False, **style)
         text = f"{short(score.entrant)} {own.score:.2f}"
         labels.append(Label(text, LARGEST, shares[-1], style["color"]))
     axes.set_xlabel("steps to the target, in those of the fastest entrant", fontsize=11)

@@ -105,6 +105,16 @@ def scores(races: Sequence[Race]) -> list[Score]:
     return sorted(made, key=lambda each: (-each.tuned.score, -each.default.score))
 
 
+def corners(found: Sequence[Profile]) -> list[float]:
+    """The values of tau where any of the profiles climbs, and both ends.
+
+    >>> corners([Profile((1.5, 9.0)), Profile((1.0, 2.0))])
+    [1.0, 1.5, 2.0, 4.0]
+    """
+    ratios = {ratio for each in found for ratio in each.ratios if ratio <= LARGEST}
+    return sorted({1.0, LARGEST} | ratios)
+
+
 def _fewest(outcome: Outcome, race: Race) -> float:
     return min(_steps(outcome, rate, race) for rate in outcome.learning_rates)
 

@@ -1,12 +1,10 @@
 """The score over problems, against the definition, and where it can be worked out by hand."""
 
 import math
-import struct
 
 import numpy as np
 import pytest
 
-from adam_jax.race import profile_pictures
 from adam_jax.race.entrants import BUILT_IN, default_rate
 from adam_jax.race.profiles import Profile, scores
 from adam_jax.race.results import Failure, Outcome, Race, Run
@@ -145,17 +143,3 @@ def test_default_rates():
     assert rates["adam"] == default_rate("adamw:four_bit") == default_rate("mine.py:make") == 1e-3
     assert default_rate("lion:bfloat16") == rates["lion"] == 1e-4
     assert rates["adadelta"] == 1.0
-
-
-@pytest.mark.parametrize("count", [1, 3, 12])
-def test_pictures(count):
-    names = [f"entrant_{index}" for index in range(count)]
-    losses = {name: {0.1: after(1 + index % 7)} for index, name in enumerate(names)}
-    found = scores([raced("p", losses), raced("q", {names[0]: {0.1: [9.0]}})])
-    files = profile_pictures.draw(found, names)
-    assert set(files) == {"profile.png", "profile_default.png"}
-    for content in files.values():
-        width, height = struct.unpack(">II", content[16:24])
-        assert 1000 <= width <= 2000
-        assert 600 <= height <= 1500
-        assert len(content) > 15_000
