@@ -138,7 +138,7 @@ class _Bar(_Lines):
     def __init__(self, problems: int, entrants: int, bar: progress.Progress):
         super().__init__(problems, entrants)
         self._bar = bar
-        self._task = bar.add_task("tracing", total=self._total, left="")
+        self._task = bar.add_task("starting", total=self._total, left="")
 
     def show(self, problem: str, event: Event | Taken) -> None:
         if isinstance(event, Taken | Failure):

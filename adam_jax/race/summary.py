@@ -28,7 +28,7 @@ def show(races: Sequence[Race], scores: Sequence[Score]) -> None:
     console.print()
     for race in races:
         for line in _lines(race):
-            console.print(line)
+            console.print(line, soft_wrap=True)
 
 
 def _table(scores: Sequence[Score]) -> Table:

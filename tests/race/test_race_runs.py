@@ -96,6 +96,21 @@ def test_each_run_is_a_plain_loop(write, source, name, made):
     assert len({run.losses for run in outcome.runs}) == 4
 
 
+def test_samples_are_of_the_run_in_the_middle_at_the_best_rate(write):
+    source = (
+        LINE
+        + "\ndef samples(params): return {'b': str(float(params['b'])), 'w': params['w'][None]}"
+    )
+    (outcome,) = raced(write(source), "sgd", Settings((0.01, 0.1, 1e30), 3, 2))
+    best = outcome.best_run
+    assert best.learning_rate == 0.1
+    assert sorted(run.final_loss for run in outcome.at(0.1))[1] == best.final_loss
+    assert abs(float(outcome.samples["b"]) - 0.5) == best.evaluation["bias_error"]
+    assert outcome.samples["w"].shape == (1, 3)
+    (lost,) = raced(write(source), "sgd", Settings((1e30,), 1, 2))
+    assert lost.samples == {}
+
+
 def test_an_epoch_of_arrays_visits_each_row_once_in_a_new_order(write):
     own = problem.load(write())
     epochs = [np.asarray(own.feed.epoch(jax.random.key(seed))) for seed in range(2)]
