@@ -20,7 +20,10 @@ from adam_jax.race.journal import NAME
 
 TIMES = {"microseconds_per_step", "compile_seconds"}
 OTHER = LINE.replace('"""A line', '"""Another line').replace("epochs = 3", "epochs = 2")
-OTHER += "\ndef samples(params): return {'bias': str(float(params['b'])), 'weights': params['w'][None]}\n"
+OTHER += """
+def samples(params):
+    return {"bias": str(float(params["b"])), "weights": params["w"][None]}
+"""
 
 # What an entrant does where only a race calls it: when its step is traced, or run.
 OWN = """
