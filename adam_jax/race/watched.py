@@ -153,7 +153,7 @@ class _Child:
         if status == _KILLED:
             return "was killed, perhaps for want of memory"
         if status < 0:
-            return f"crashed: {signal.Signals(-status).name}"
+            return f"crashed: {signal.strsignal(-status) or f'signal {-status}'}"
         return f"ended its process, with exit status {status}"
 
     def _listen(self) -> None:

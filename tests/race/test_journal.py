@@ -74,7 +74,7 @@ def test_a_file_that_ends_anywhere(tmp_path):
     assert go_on(whole) == ["adam", "sgd", "lion"]
     content = (whole / NAME).read_bytes()
     seen = set()
-    for end in range(0, len(content), 41):
+    for end in range(0, len(content), 173):
         torn = tmp_path / str(end)
         torn.mkdir()
         (torn / NAME).write_bytes(content[:end])

@@ -59,7 +59,7 @@ REASONS = {
     "raises": "failed: own.py:11: ZeroDivisionError: division by zero",
     "killed": "was killed, perhaps for want of memory",
     "exits": "ended its process, with exit status 3",
-    "crashes": "crashed: SIGSEGV",
+    "crashes": f"crashed: {signal.strsignal(signal.SIGSEGV)}",
     "sleeps": "took more than the 1000 s of --time-limit",
     "loops": "took more than the 1000 s of --time-limit",
 }
