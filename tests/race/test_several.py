@@ -246,20 +246,19 @@ def test_killed_and_gone_on(started, uninterrupted, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 2.0, 4.0])
-def test_killed_again_and_again(started, uninterrupted, tmp_path, seconds):
-    """At moments that nobody has chosen, until it comes to its end."""
-    for attempt in range(20):
+def test_killed_again_and_again(started, uninterrupted, tmp_path):
+    """In one folder: so many lines after the beginning, and so many seconds after that."""
+    for told, seconds in [(0, 0.5), (0, 5), (1, 0), (1, 0.1), (2, 0.02), (2, 3), (4, 0), (4, 0.1)]:
         with started() as process:
-            if attempt < 4:
-                process.stderr.readline()  # or the first attempts would all be killed in `import`
-            try:
-                process.communicate(timeout=seconds + attempt)
-            except subprocess.TimeoutExpired:
-                os.kill(process.pid, signal.SIGKILL)
-                process.communicate()
-        if process.returncode == 0:
-            break
+            for _ in range(told):
+                process.stderr.readline()
+            time.sleep(seconds)
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+        kept = lines(tmp_path / "out") if (tmp_path / "out" / NAME).exists() else []
+        assert kept == [line for line in uninterrupted if line in kept]
+    with started() as process:
+        process.communicate()
     assert process.returncode == 0
     assert lines(tmp_path / "out") == uninterrupted
 
