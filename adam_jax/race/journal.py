@@ -112,7 +112,7 @@ class Journal:
     def _foreign(self, number: int) -> UsageError:
         return UsageError(
             f"--out must be a folder without a {NAME} of anything but races, got "
-            f"{str(self.path.parent)!r}: line {number} is not one of their runs"
+            f"{str(self.path.parent)!r}: line {number} is not a run as this version writes it"
         )
 
 
