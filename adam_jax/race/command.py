@@ -130,8 +130,8 @@ def _files(races: Sequence[Race], named: Sequence[str], several: bool) -> dict[s
 def _distinct(race: Race, races: Sequence[Race]) -> str:
     """The problem's name without its folder, numbered if another one's is the same."""
     stem = Path(race.problem).stem
-    alike = [each for each in races if Path(each.problem).stem == stem]
-    return f"{stem}_{alike.index(race) + 1}" if len(alike) > 1 else stem
+    alike = [each.problem for each in races if Path(each.problem).stem == stem]
+    return f"{stem}_{alike.index(race.problem) + 1}" if len(alike) > 1 else stem
 
 
 def _interrupted(races: Sequence[Race], problems: int, entrants: int) -> str:
