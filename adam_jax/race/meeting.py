@@ -4,6 +4,7 @@ One problem is raced in this process. Of several each has a process of its own, 
 hang or crash without taking the others along.
 """
 
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ Show = Callable[[str, Event | Taken], None]  # of a problem's name
 
 def problems(text: str) -> list[str]:
     """Reads a comma list of problems; ``all`` in it is every built-in one that it does not name."""
-    if Path(text).is_file():  # its name may have commas
+    if os.path.isfile(text):  # its name may have commas
         return [text]
     specs = [spec.strip() for spec in text.split(",")]
     for spec in specs:

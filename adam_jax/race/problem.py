@@ -50,6 +50,7 @@ Example: a line through noisy points. `adam_jax/race/problems/` has real ones.
 '''
 
 import math
+import os
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -156,8 +157,8 @@ def check(problem: str) -> None:
     if not problem.endswith(".py"):
         known = ", ".join(names())
         raise UsageError(f"problem must be a Python file (.py) or one of {known}; got {problem!r}")
-    if not Path(problem).is_file():
-        raise UsageError(f"no such file: {Path(problem).resolve()}")
+    if not os.path.isfile(problem):  # Path's own raises where a name is too long
+        raise UsageError(f"no such file: {Path(problem).absolute()}")
 
 
 def _module(problem: str) -> ModuleType:

@@ -85,13 +85,16 @@ def test_no_command(capsys):
         ("digits,", "got ''"),
         ("all,digits,all", "named once, got 'all' 2 times"),
         ("digits,here.py", "no such file"),
+        (",".join(f"problem_{index}" for index in range(99)), "got 'problem_0'"),
     ],
 )
 def test_no_such_problem_among_several(refused, several, rule):
     assert rule in refused(several)
 
 
-@pytest.mark.parametrize("problem", ["digit", "nowhere/problem.py", "folder.py", ""])
+@pytest.mark.parametrize(
+    "problem", ["digit", "nowhere/problem.py", "folder.py", "", f"{'x' * 300}.py"]
+)
 def test_no_such_problem(refused, tmp_path, monkeypatch, problem):
     (tmp_path / "folder.py").mkdir()
     monkeypatch.chdir(tmp_path)
