@@ -157,7 +157,7 @@ def test_problems_that_raise_or_hang(capsys, write):
         write(LINE + "\nraise ValueError('no\\nway')", "raises.py"),
         write(LINE + "\nimport time; time.sleep(1e5)", "hangs.py"),
         write(LINE + "\nimport os; os.kill(os.getpid(), 9)", "killed.py"),
-        write(LINE.replace("return jnp", "return jnp.sort(jnp.ones(1 << 46) * x[0, 0])[0] * jnp")),
+        write(LINE.replace("init(key):", "init(key):\n    jnp.ones(1 << 46)")),
     ]
     arguments = ["--entrants", "sgd", "--seeds", "1", "--time-limit", "30", "--json"]
     assert main(["race", ",".join(paths), *arguments]) == 2
@@ -166,7 +166,8 @@ def test_problems_that_raise_or_hang(capsys, write):
     assert reasons[0].endswith(": ValueError: no")
     assert reasons[1] == "took more than the 30 s of --time-limit"
     assert reasons[2] == "was killed, perhaps for want of memory"
-    assert reasons[3].startswith("`loss` cannot be run: RESOURCE_EXHAUSTED: Out of memory")
+    assert reasons[3].startswith("`init` failed: line.py:13: ")
+    assert "RESOURCE_EXHAUSTED: Out of memory" in reasons[3]
 
 
 def lines(folder):
