@@ -14,7 +14,6 @@ it. It compares entrants within one race: a lone run, which has nobody to share 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
@@ -27,7 +26,7 @@ import optax
 
 from adam_jax.race import feed
 from adam_jax.race.entrants import Entrant
-from adam_jax.race.errors import UsageError, blaming, brief
+from adam_jax.race.errors import UsageError, blaming, running
 from adam_jax.race.feed import Tree
 from adam_jax.race.problem import Problem
 from adam_jax.race.results import Failure, Outcome, Run
@@ -128,7 +127,7 @@ class _Track:
         params = jax.tree.map(
             lambda leaf: jnp.asarray(np.repeat(np.asarray(leaf)[:, None], runs, 1)), self.params
         )
-        with _running(f"{self.problem.file.name}: `loss`"):
+        with running(f"{self.problem.file.name}: `loss`"):
             return self.losses(params, self.items(0))
 
     def items(self, epoch: int) -> Tree:
@@ -199,7 +198,7 @@ class _Lane:
     def run(self) -> Iterator[Progress | Outcome | Failure]:
         """Compiles, trains, measures; what goes wrong then is a failure of this entrant's alone."""
         try:
-            with _running(f"entrant {self.name!r}"):
+            with running(f"entrant {self.name!r}"):
                 yield from self._run()
             return
         except UsageError as error:
@@ -268,16 +267,6 @@ class _Lane:
             return (optax.apply_updates(params, updates), state), None
 
         return jax.lax.scan(step, carry, items)[0]
-
-
-@contextmanager
-def _running(what: str) -> Iterator[None]:
-    """Says in a line what the device, or a callback that it makes, has against a program."""
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:  # out of memory, or a callback's
-        gist = brief(str(error)) or "out of memory"
-        raise UsageError(f"{what} cannot be run: {gist}") from error
 
 
 def _over_runs(
