@@ -40,7 +40,7 @@ import adam_jax
 from adam_jax import storage
 from adam_jax.race import problem
 from adam_jax.race.entrants import Entrant
-from adam_jax.race.results import Outcome
+from adam_jax.race.results import Failure, Outcome
 from adam_jax.race.runner import Settings, race
 from adam_jax.storage.blockwise import Blockwise
 from adam_jax.storage.dynamic import DynamicMap
@@ -125,7 +125,9 @@ def parity_rows(outcomes: Sequence[Outcome], rate: float) -> Iterator[list[str]]
 
 def show_parity(plan: Plan) -> None:
     settings = Settings(plan.learning_rates, plan.seeds, plan.epochs)
-    events = race(problem.load("digits"), entrants(plan), settings)
+    events = list(race(problem.load("digits"), entrants(plan), settings))
+    for failed in [event for event in events if isinstance(event, Failure)]:
+        raise SystemExit(f"{failed.entrant} {failed.reason}")
     outcomes = [event for event in events if isinstance(event, Outcome)]
     header = ["moments, mu / nu", "training loss", "to float32", "test accuracy", "state bytes"]
     for rate in plan.learning_rates:

@@ -77,7 +77,12 @@ def _add_race(commands: Any) -> None:
     )
     parser.set_defaults(run=_race)
     add = parser.add_argument
-    add("problem", help=f"a Python file, or one of: {', '.join(problem.names())}")
+    add(
+        "problem",
+        help=f"a Python file, or one of: {', '.join(problem.names())}; or several of these with "
+        "commas between, or all, for every built-in one: then each has a process of its own, what "
+        "fails takes no other along, and the entrants have a score over all",
+    )
     add(
         "--entrants",
         default=",".join(entrants.DEFAULT),
@@ -106,15 +111,24 @@ def _add_race(commands: Any) -> None:
         "--target",
         type=_finite,
         metavar="LOSS",
-        help="the loss that steps are counted to (default: 10%% above the lowest final loss)",
+        help="the loss that steps are counted to, of one problem "
+        "(default: the problem's, or 10%% above the lowest final loss)",
+    )
+    add(
+        "--time-limit",
+        type=_seconds,
+        metavar="SECONDS",
+        help="for an entrant on a problem, with its compilation; it is ended where it takes longer",
     )
     add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="write report.html, results.jsonl, curves.png and learning_rates.png there, over "
-        "older ones",
+        help="write report.html and pictures there, over older ones, and an entrant's runs to "
+        "results.jsonl as it is done; runs of the same problem, entrant, learning rates, seeds and "
+        "epochs are taken from there",
     )
+    add("--fresh", action="store_true", help="race again what is in results.jsonl, and replace it")
     add("--json", action="store_true", help="print one JSON document in place of the table")
 
 

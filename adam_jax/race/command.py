@@ -9,97 +9,139 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from types import FrameType
 
-from adam_jax.race import document, entrants, folder, problem, table
+import jax
+
+from adam_jax.race import document, entrants, folder, meeting, profiles, summary, table
 from adam_jax.race.cli import INTERRUPTED
-from adam_jax.race.entrants import Entrant
+from adam_jax.race.course import Asked
 from adam_jax.race.errors import UsageError, printing, require
-from adam_jax.race.problem import Problem
+from adam_jax.race.journal import Journal
+from adam_jax.race.meeting import Meeting, Taken
 from adam_jax.race.progress import display
-from adam_jax.race.results import Outcome, Race, standings, target_loss
-from adam_jax.race.runner import Settings, race
+from adam_jax.race.results import Race
+from adam_jax.race.runner import Settings
+from adam_jax.race.wire import Event
+
+FAILED = 2
 
 
 def run(arguments: Namespace) -> int:
     """Races, and returns the exit status."""
     # Before any time is spent: a missing extra should not come out at the end of the race.
-    pictures = require("adam_jax.race.pictures") if arguments.out else None
+    if arguments.out:
+        require("adam_jax.race.pictures")
     # What the user's own code prints is not a part of the document.
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
-        racing = entrants.load(arguments.entrants)
-        chosen = problem.load(arguments.problem)
-        settings = Settings(
-            learning_rates=arguments.learning_rates or chosen.learning_rates,
-            seeds=arguments.seeds,
-            epochs=arguments.epochs or chosen.epochs,
-        )
-        if arguments.out:
-            folder.check(arguments.out)
-        outcomes, stopped = _outcomes(chosen, racing, settings)
-    if outcomes:
-        target = target_loss(outcomes) if arguments.target is None else arguments.target
-        rows = standings(outcomes, target, chosen.steps)
+        problems = meeting.problems(arguments.problem)
+        held = _meeting(arguments, len(problems))
+        stopped = _hold(held, problems)
+    races = held.races
+    finished = any(race.outcomes for race in races)
+    if finished or (races and arguments.json):
         try:
             with printing():
-                if arguments.json:
-                    print(document.report(chosen, settings, rows, target, complete=stopped is None))
-                else:
-                    table.show(settings, rows, target)
+                _show(races, len(problems) > 1, arguments.json, complete=stopped is None)
         finally:  # a race that cannot be shown is kept all the same
-            if pictures:
-                files = pictures.draw(Path(chosen.name).stem, outcomes, rows, chosen.steps)
-                files["results.jsonl"] = document.lines(chosen, outcomes).encode()
-                files["report.html"] = _report(chosen, settings, outcomes, arguments)
-                folder.write(arguments.out, files)
+            if arguments.out and finished:
+                folder.write(arguments.out, _files(arguments, races, held.named, len(problems) > 1))
     if isinstance(stopped, UsageError):
         raise stopped
-    if stopped is None:
-        if pictures:
-            print(f"adam-jax: wrote the results and pictures to {arguments.out}", file=sys.stderr)
-        return 0
-    kept = ", ".join(outcome.entrant for outcome in outcomes) or "none"
-    count = f"{len(outcomes)} of {len(racing)}"
-    print(f"adam-jax: interrupted; finished entrants are kept, {count}: {kept}", file=sys.stderr)
-    return INTERRUPTED
+    if stopped:
+        print(_interrupted(races, len(problems), len(held.racing)), file=sys.stderr)
+        return INTERRUPTED
+    if arguments.out and finished:
+        print(f"adam-jax: wrote the results and pictures to {arguments.out}", file=sys.stderr)
+    return FAILED if any(race.failures for race in races) else 0
 
 
-def _report(
-    chosen: Problem,
-    settings: Settings,
-    outcomes: Sequence[Outcome],
-    arguments: Namespace,
-) -> bytes:
-    raced = Race(
-        problem=chosen.name,
-        about=chosen.about,
-        learning_rates=settings.learning_rates,
-        seeds=settings.seeds,
-        epochs=settings.epochs,
-        steps=chosen.steps,
+def _meeting(arguments: Namespace, problems: int) -> Meeting:
+    """What is asked, checked before any time is spent."""
+    if problems > 1 and arguments.target is not None:
+        raise UsageError(f"--target must be for one problem, got {problems}")
+    if arguments.fresh and not arguments.out:
+        raise UsageError("--fresh must come with --out, where there are results to leave aside")
+    apart = problems > 1 or arguments.time_limit is not None
+    if apart:
+        # An accelerator is for the processes that race; if this one held it, they had no room.
+        jax.config.update("jax_platforms", "cpu")
+    racing = entrants.load(arguments.entrants)
+    if arguments.out:
+        folder.check(arguments.out)
+    return Meeting(
+        racing=racing,
+        asked=Asked(arguments.learning_rates, arguments.seeds, arguments.epochs),
+        apart=apart,
+        limit=arguments.time_limit,
+        journal=Journal(arguments.out, arguments.fresh) if arguments.out else None,
         target=arguments.target,
-        outcomes=tuple(outcomes),
-        failures=(),
-        samples={},
     )
-    report = require("adam_jax.race.report")
-    page: str = report.page([raced], report.command(arguments.given), report.versions())
-    return page.encode()
 
 
-def _outcomes(
-    chosen: Problem, racing: Sequence[Entrant], settings: Settings
-) -> tuple[list[Outcome], KeyboardInterrupt | UsageError | None]:
-    """The entrants that finished, and what stopped the others."""
-    outcomes: list[Outcome] = []
+def _hold(held: Meeting, problems: Sequence[str]) -> KeyboardInterrupt | UsageError | None:
+    """Races, and returns what stopped it, if anything did."""
     try:
-        with display(len(racing), settings.epochs) as show, _interruptible() as check:
-            for event in race(chosen, racing, settings):
-                if isinstance(event, Outcome):
-                    outcomes.append(event)
-                show(event)
+        with display(len(problems), len(held.racing)) as show, _interruptible() as check:
+
+            def seen(problem: str, event: Event | Taken) -> None:
+                show(problem, event)
                 check()
+
+            held.hold(problems, seen)
     except (KeyboardInterrupt, UsageError) as stopped:
-        return outcomes, stopped
-    return outcomes, None
+        return stopped
+    finally:
+        if held.journal:
+            held.journal.close()
+    return None
+
+
+def _show(races: Sequence[Race], several: bool, as_json: bool, complete: bool) -> None:
+    if several:
+        scores = profiles.scores(races)
+        if as_json:
+            print(document.report_all(races, scores, complete))
+        else:
+            summary.show(races, scores)
+        return
+    (race,) = races
+    if as_json:
+        print(document.report(race, complete))
+    else:
+        settings = Settings(race.learning_rates, race.seeds, race.epochs)
+        table.show(settings, race.standings, race.solved_at)
+
+
+def _files(
+    arguments: Namespace, races: Sequence[Race], named: Sequence[str], several: bool
+) -> dict[str, bytes]:
+    """What goes into the folder beside the runs, by name."""
+    pictures, report = map(require, ("adam_jax.race.pictures", "adam_jax.race.report"))
+    files: dict[str, bytes] = {}
+    for race in races:
+        if race.outcomes:
+            stem = Path(race.problem).stem
+            drawn = pictures.draw(stem, race.outcomes, race.standings, race.steps)
+            beginning = f"{_distinct(race, races)}_" if several else ""
+            files |= {f"{beginning}{name}": content for name, content in drawn.items()}
+    over_all = report.lines(profiles.scores(races), named) if several else ()
+    for name, lines in zip(("profile.png", "profile_default.png"), over_all, strict=False):
+        files[name] = report.draw(lines)
+    page: str = report.page(races, report.command(arguments.given), report.versions(), over_all)
+    return files | {"report.html": page.encode()}
+
+
+def _distinct(race: Race, races: Sequence[Race]) -> str:
+    """The problem's name without its folder, numbered if another one's is the same."""
+    stem = Path(race.problem).stem
+    alike = [each.problem for each in races if Path(each.problem).stem == stem]
+    return f"{stem}_{alike.index(race.problem) + 1}" if len(alike) > 1 else stem
+
+
+def _interrupted(races: Sequence[Race], problems: int, entrants: int) -> str:
+    names = [outcome.entrant for race in races for outcome in race.outcomes]
+    count = f"{len(names)} of {problems * entrants}"
+    which = f": {', '.join(names) or 'none'}" if problems == 1 else ""
+    return f"adam-jax: interrupted; finished entrants are kept, {count}{which}"
 
 
 @contextmanager

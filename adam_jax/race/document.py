@@ -1,72 +1,51 @@
-"""A race for machines: what `--json` prints and `results.jsonl` holds."""
+"""A race for machines: what `--json` prints."""
 
 import json
-import math
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import jax
+from adam_jax.race import records
+from adam_jax.race.profiles import Score
+from adam_jax.race.records import number
+from adam_jax.race.results import Race, Standing
 
-from adam_jax.race.problem import Problem
-from adam_jax.race.results import Outcome, Run, Standing
-from adam_jax.race.runner import Settings
 
-
-def report(
-    problem: Problem,
-    settings: Settings,
-    rows: Sequence[Standing],
-    target: float,
-    complete: bool,
-) -> str:
-    """The whole race as one JSON document; `null` where a number is not finite.
+def report(race: Race, complete: bool) -> str:
+    """One race as a JSON document; `null` where a number is not finite.
 
     Args:
-      problem: what was raced on.
-      settings: what was run.
-      rows: the entrants that finished.
-      target: the loss that the steps count to.
-      complete: whether all entrants finished.
+      race: what came out.
+      complete: whether all entrants have had their turn.
     """
+    found = _race(race) | {"complete": complete, "versions": records.versions()}
+    return json.dumps(found, indent=2, allow_nan=False)
+
+
+def report_all(races: Sequence[Race], scores: Sequence[Score], complete: bool) -> str:
+    """The same of races on several problems, and the entrants' scores over all of them."""
     found = {
-        "problem": problem.name,
-        "learning_rates": settings.learning_rates,
-        "seeds": settings.seeds,
-        "epochs": settings.epochs,
-        "steps_per_epoch": problem.steps,
-        "target_loss": _number(target),
         "complete": complete,
-        "device": jax.devices()[0].device_kind,
-        "versions": versions(),
-        "standings": [_standing(row) for row in rows],
-        "runs": [_run(problem, run) for row in rows for run in row.outcome.runs],
+        "versions": records.versions(),
+        "scores": [_score(score) for score in scores],
+        "races": [_race(race) for race in races],
     }
     return json.dumps(found, indent=2, allow_nan=False)
 
 
-def lines(problem: Problem, outcomes: Sequence[Outcome]) -> str:
-    """Every run as a line of JSON."""
-    records = (_run(problem, run) for outcome in outcomes for run in outcome.runs)
-    return "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records)
-
-
-def versions() -> dict[str, str | None]:
-    """Those of the packages that results depend on; `None` for what is not installed."""
-    return {name: _version(name) for name in ("adam_jax", "jax", "optax")}
-
-
-def _run(problem: Problem, run: Run) -> dict[str, Any]:
+def _race(race: Race) -> dict[str, Any]:
+    rows = race.standings
     return {
-        "problem": problem.name,
-        "entrant": run.entrant,
-        "learning_rate": run.learning_rate,
-        "seed": run.seed,
-        "final_loss": _number(run.final_loss),
-        "diverged": run.diverged,
-        "initial_loss": _number(run.losses[0]),
-        "epoch_losses": [_number(loss) for loss in run.losses[1:]],
-        "evaluation": _numbers(run.evaluation),
+        "problem": race.problem,
+        "about": race.about,
+        "learning_rates": race.learning_rates,
+        "seeds": race.seeds,
+        "epochs": race.epochs,
+        "steps_per_epoch": race.steps,
+        "target_loss": number(race.solved_at),
+        "device": race.device,
+        "standings": [_standing(row) for row in rows],
+        "failures": [{"entrant": each.entrant, "reason": each.reason} for each in race.failures],
+        "runs": [records.of_run(race.problem, run) for row in rows for run in row.outcome.runs],
     }
 
 
@@ -74,10 +53,10 @@ def _standing(row: Standing) -> dict[str, Any]:
     return {
         "entrant": row.entrant,
         "best_learning_rate": None if row.diverged else row.learning_rate,
-        "final_loss": _number(row.final_loss),
-        "final_loss_lowest": _number(row.lowest),
-        "final_loss_highest": _number(row.highest),
-        "evaluation": _numbers(row.evaluation),
+        "final_loss": number(row.final_loss),
+        "final_loss_lowest": number(row.lowest),
+        "final_loss_highest": number(row.highest),
+        "evaluation": records.numbers(row.evaluation),
         "steps_to_target": row.steps_to_target,
         "microseconds_per_step": row.outcome.step_seconds * 1e6,
         "compile_seconds": row.outcome.compile_seconds,
@@ -87,16 +66,17 @@ def _standing(row: Standing) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a source tree that was not installed
-        return None
+def _score(score: Score) -> dict[str, Any]:
+    def profile(ratios: Sequence[float]) -> dict[str, float | None]:
+        return dict(zip(score.problems, map(number, ratios), strict=True))
 
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _numbers(figures: dict[str, float] | None) -> dict[str, float | None] | None:
-    return None if figures is None else {name: _number(value) for name, value in figures.items()}
+    return {
+        "entrant": score.entrant,
+        "tuned": score.tuned.score,
+        "default": score.default.score,
+        "default_learning_rate": score.default_rate,
+        "solved": score.tuned.solved,
+        "problems": len(score.problems),
+        "tuned_steps_over_the_fewest": profile(score.tuned.ratios),
+        "default_steps_over_the_fewest": profile(score.default.ratios),
+    }

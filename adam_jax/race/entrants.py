@@ -8,6 +8,7 @@ the race's problems are small, and the name should say what runs.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -21,7 +22,7 @@ import optax
 
 from adam_jax.race.errors import UsageError, blaming
 from adam_jax.race.members import MEMBERS
-from adam_jax.race.modules import load_function
+from adam_jax.race.modules import digest, load_function
 from adam_jax.storage import FORMATS, Blockwise, Format
 
 Build = Callable[[Any], optax.GradientTransformation]
@@ -40,6 +41,19 @@ DEFAULT = ("adam", "adamw", *OPTAX)
 BUILT_IN: dict[str, Build] = {name: (OURS | OPTAX)[name] for name in (*DEFAULT, *OURS)}
 ALL = "all"
 
+# Kingma & Ba 2015, Algorithm 1: "good default settings for the tested machine learning problems".
+_ADAM = 1e-3
+# Of the others what their papers or the two frameworks have as the default:
+# https://keras.io/api/optimizers, https://docs.pytorch.org/docs/stable/optim.html
+_DEFAULT_RATES = {
+    "lion": 1e-4,  # a tenth of AdamW's: Chen et al. 2023, section 5
+    "sgd": 1e-2,  # Keras
+    "momentum": 1e-2,  # Keras's SGD
+    "adagrad": 1e-2,  # PyTorch
+    "rmsprop": 1e-3,  # Keras
+    "adadelta": 1.0,  # PyTorch, and Zeiler 2012, which has no learning rate
+}
+
 _KINDS = (
     f"it must be {ALL}, one of `adam-jax optimizers` with or without :FORMAT, one of Optax's "
     f"{', '.join(OPTAX)}, or module:function or file.py:function"
@@ -54,11 +68,13 @@ class Entrant:
       name: as the user wrote it.
       build: `learning_rate -> transformation`.
       file: where it is written, if the user gave a file.
+      digest: of the user's file or module that it is in; empty for a built-in one.
     """
 
     name: str
     build: Build
     file: Path | None = None
+    digest: str = ""
 
 
 def load(text: str) -> tuple[Entrant, ...]:
@@ -100,7 +116,13 @@ def _entrant(spec: str) -> Entrant:
         meant = _meant(source, f":{name}") if name in FORMATS else ""
         raise UsageError(f"{error}; {meant}" if meant else str(error)) from error
     _check(build, spec, file)
-    return Entrant(spec, build, file)
+    written = file or getattr(sys.modules.get(source), "__file__", None)
+    return Entrant(spec, build, file, digest(written) if written else "")
+
+
+def default_rate(entrant: str) -> float:
+    """The learning rate to begin with, if nothing is known of the problem."""
+    return _DEFAULT_RATES.get(entrant.partition(":")[0], _ADAM)
 
 
 def _meant(name: str, suffix: str = "") -> str:

@@ -10,6 +10,8 @@ from itertools import dropwhile
 from pathlib import Path
 from types import ModuleType
 
+import jax
+
 _EXTRA = ("matplotlib", "rich", "sklearn")
 
 
@@ -62,6 +64,16 @@ def blaming(what: str, file: Path | None = None) -> Iterator[None]:
     # A script that calls sys.exit() when it is imported must not end the race in silence.
     except (Exception, SystemExit) as error:
         raise UsageError(f"{what}: {_where(error, file)}{_summary(error)}") from error
+
+
+@contextmanager
+def running(what: str) -> Iterator[None]:
+    """Says in a line what the device, or a callback that it makes, has against a program."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:  # out of memory, or a callback's
+        gist = brief(str(error)) or "out of memory"
+        raise UsageError(f"{what} cannot be run: {gist}") from error
 
 
 def brief(message: str) -> str:

@@ -51,6 +51,7 @@ Example: a line through noisy points. `adam_jax/race/problems/` has real ones.
 '''
 
 import math
+import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,13 +172,22 @@ def read(problem: str) -> Problem:
     )
 
 
+def check(problem: str) -> None:
+    """Makes sure that there is such a problem, without reading it."""
+    if problem in names():
+        return
+    if not problem.endswith(".py"):
+        known = ", ".join(names())
+        raise UsageError(f"problem must be a Python file (.py) or one of {known}; got {problem!r}")
+    if not os.path.isfile(problem):  # Path's own raises where a name is too long
+        raise UsageError(f"no such file: {Path(problem).absolute()}")
+
+
 def _module(problem: str) -> ModuleType:
+    check(problem)
     if problem in names():
         return require(f"{problems.__name__}.{problem.replace('-', '_')}")
-    if problem.endswith(".py"):
-        return load_file(Path(problem))
-    known = ", ".join(names())
-    raise UsageError(f"problem must be a Python file (.py) or one of {known}; got {problem!r}")
+    return load_file(Path(problem))
 
 
 def _function(module: ModuleType, where: str, name: str) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
 
@@ -51,6 +51,8 @@ class Outcome:
       step_seconds: the time of a step, a run's share of it; see `adam_jax.race.runner`.
       compile_seconds: tracing and compiling the training of all runs.
       state_bytes: bytes of optimizer state a parameter.
+      digest: of the user's file that the entrant is from; empty for a built-in one.
+      samples: the problem's `samples` of the best rate's median run, by caption.
     """
 
     entrant: str
@@ -58,6 +60,8 @@ class Outcome:
     step_seconds: float
     compile_seconds: float
     state_bytes: float
+    digest: str = ""
+    samples: dict[str, str | np.ndarray] = field(default_factory=dict)
 
     def at(self, learning_rate: float) -> list[Run]:
         """The runs at one learning rate, one a seed."""
@@ -76,6 +80,22 @@ class Outcome:
     def best_learning_rate(self) -> float:
         """The rate with the lowest final loss."""
         return min(self.learning_rates, key=self.final_loss)
+
+    @property
+    def best_run(self) -> Run:
+        """At the best rate the run in the middle; of an even number the better one of two."""
+        runs = sorted(self.at(self.best_learning_rate), key=lambda run: run.final_loss)
+        return runs[(len(runs) - 1) // 2]
+
+    def steps_to(self, target: float, learning_rate: float, steps: int) -> float | None:
+        """When the loss, median over seeds, first came down to the target; `None` for never.
+
+        Args:
+          target: the loss to come down to; between epochs it is taken to fall in a straight line.
+          learning_rate: of the runs.
+          steps: optimizer steps an epoch.
+        """
+        return _crossing(median_curve(self.at(learning_rate)), target, steps)
 
 
 @dataclass(frozen=True)
@@ -117,7 +137,8 @@ class Standing:
 
 def target_loss(outcomes: Sequence[Outcome]) -> float:
     """The level that counts as reaching the best: a tenth above the lowest final loss of all."""
-    return level(min(outcome.final_loss(outcome.best_learning_rate) for outcome in outcomes))
+    finals = (outcome.final_loss(outcome.best_learning_rate) for outcome in outcomes)
+    return level(min(finals, default=math.inf))
 
 
 def standings(outcomes: Sequence[Outcome], target: float, steps: int) -> list[Standing]:
@@ -155,7 +176,7 @@ def _standing(outcome: Outcome, target: float, steps: int) -> Standing:
         lowest=min(run.final_loss for run in runs),
         highest=max(run.final_loss for run in runs),
         evaluation=_evaluation(runs),
-        steps_to_target=_crossing(median_curve(runs), target, steps),
+        steps_to_target=outcome.steps_to(target, best, steps),
         forgiving=len(within) / len(rates),
         edge=_edge(best, rates) if math.isfinite(loss) else None,
     )
@@ -224,6 +245,7 @@ class Race:
       outcomes: of the entrants that finished.
       failures: of those that did not.
       samples: of the best run of the best entrant, by caption.
+      device: what kind of device it was raced on; empty if nothing was.
     """
 
     problem: str
@@ -236,3 +258,14 @@ class Race:
     outcomes: tuple[Outcome, ...]
     failures: tuple[Failure, ...]
     samples: dict[str, str | np.ndarray]
+    device: str = ""
+
+    @property
+    def solved_at(self) -> float:
+        """The loss that steps count to; infinite where nothing has one."""
+        return target_loss(self.outcomes) if self.target is None else self.target
+
+    @property
+    def standings(self) -> list[Standing]:
+        """The entrants that finished, lowest final loss first."""
+        return standings(self.outcomes, self.solved_at, self.steps)

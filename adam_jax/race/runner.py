@@ -14,7 +14,8 @@ it. It compares entrants within one race: a lone run, which has nobody to share 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -25,10 +26,10 @@ import optax
 
 from adam_jax.race import feed
 from adam_jax.race.entrants import Entrant
-from adam_jax.race.errors import UsageError, blaming, brief
+from adam_jax.race.errors import UsageError, blaming, running
 from adam_jax.race.feed import Tree
 from adam_jax.race.problem import Problem
-from adam_jax.race.results import Outcome, Run
+from adam_jax.race.results import Failure, Outcome, Run
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Began:
+    """An entrant that is about to be traced and run."""
+
+    entrant: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """What an entrant has just finished: an epoch, counted from 1, or (0) its compilation."""
 
@@ -50,21 +58,43 @@ class Progress:
 
 def race(
     problem: Problem, entrants: Sequence[Entrant], settings: Settings
-) -> Iterator[Progress | Outcome]:
-    """Yields progress after each epoch, and an outcome as each entrant is done.
+) -> Iterator[Progress | Outcome | Failure]:
+    """Yields progress after each epoch, and an outcome or a failure as each entrant is done.
 
     All entrants are traced before the first one runs, so that one which cannot run says so at once.
 
     Raises:
-      UsageError: if the problem's or an entrant's own code fails.
+      UsageError: if the problem's own code fails, or an entrant's while it is traced.
     """
     track = _Track(problem, settings)
-    for lane in [_Lane(entrant, track) for entrant in entrants]:
+    lanes = [_Lane(entrant, track) for entrant in entrants]
+    track.check_start()
+    for lane in lanes:
+        yield from lane.run()
+
+
+def one_by_one(
+    problem: Problem, entrants: Sequence[Entrant], settings: Settings
+) -> Iterator[Began | Progress | Outcome | Failure]:
+    """The same for who goes on whatever happens: each entrant is traced when it is about to run.
+
+    Raises:
+      UsageError: if the problem's own code fails before the first entrant.
+    """
+    track = _Track(problem, settings)
+    track.check_start()
+    for entrant in entrants:
+        yield Began(entrant.name)
         try:
-            yield from lane.run()
-        except jax.errors.JaxRuntimeError as error:  # out of memory, or a callback's
-            message = f"entrant {lane.name!r} cannot be run: {brief(str(error))}"
-            raise UsageError(message) from error
+            events = _Lane(entrant, track).run()
+        except UsageError as error:
+            events = iter([failure(entrant.name, error)])
+        yield from events
+
+
+def failure(entrant: str, error: UsageError) -> Failure:
+    """What such an error says of an entrant."""
+    return Failure(entrant, str(error).removeprefix(f"entrant {entrant!r} "))
 
 
 class _Track:
@@ -80,6 +110,25 @@ class _Track:
             self.params = feed.stack(first)
         self._data_keys = [data_key for _, data_key in pairs]
         self._measure = jax.jit(_over_runs(self._mean_loss, (0, None, None), (0, None, 0)))
+
+    def check_start(self) -> None:
+        """Makes sure that there is a loss to come down from, whoever races."""
+        if not np.isfinite(self.first_losses).any():
+            raise UsageError(
+                f"{self.problem.file.name}: the loss is {self.first_losses.flat[0]} before the "
+                "first step, from every seed"
+            )
+
+    @cached_property
+    def first_losses(self) -> np.ndarray:
+        """The loss of all runs before the first step, on the first epoch's batches."""
+        runs = len(self.settings.learning_rates)
+        # In numpy: XLA would compile a program for each shape.
+        params = jax.tree.map(
+            lambda leaf: jnp.asarray(np.repeat(np.asarray(leaf)[:, None], runs, 1)), self.params
+        )
+        with running(f"{self.problem.file.name}: `loss`"):
+            return self.losses(params, self.items(0))
 
     def items(self, epoch: int) -> Tree:
         """The items of an epoch, stacked over seeds."""
@@ -112,6 +161,13 @@ class _Track:
             if np.isfinite(losses[run])
         }
 
+    def samples(self, params: Tree, run: Run) -> dict[str, str | np.ndarray]:
+        """The problem's own samples of a run, unless it has diverged."""
+        if self.problem.samples is None or run.diverged:
+            return {}
+        index = run.seed, self.settings.learning_rates.index(run.learning_rate)
+        return self.problem.samples(jax.tree.map(lambda leaf: leaf[index], params))
+
     def _mean_loss(self, params: Tree, data: Tree, items: Tree) -> jax.Array:
         pick, loss = self.problem.feed.pick, self.problem.loss
         return jnp.mean(jax.lax.map(lambda item: loss(params, pick(data, item)), items))
@@ -139,20 +195,27 @@ class _Lane:
         self._trace_seconds = time.perf_counter() - began
         self._state_bytes = _bytes(carry[1]) / _size(carry[0])
 
-    def run(self) -> Iterator[Progress | Outcome]:
-        """Compiles, trains, measures."""
+    def run(self) -> Iterator[Progress | Outcome | Failure]:
+        """Compiles, trains, measures; what goes wrong then is a failure of this entrant's alone."""
+        try:
+            with running(f"entrant {self.name!r}"):
+                yield from self._run()
+            return
+        except UsageError as error:
+            failed = failure(self.name, error)
+        yield failed  # not inside of `except`, where the arrays of the run are still held
+
+    def _run(self) -> Iterator[Progress | Outcome]:
         track = self._track
         began = time.perf_counter()
         start, train = self._lowered_start.compile(), self._lowered_train.compile()
         compile_seconds = self._trace_seconds + time.perf_counter() - began
         yield Progress(self.name, 0)
         params, state = start(track.learning_rates, track.params)
-        losses: list[np.ndarray] = []
+        losses = [track.first_losses]
         seconds: list[float] = []
         for epoch in range(track.settings.epochs):
             items = track.items(epoch)
-            if not losses:
-                losses.append(track.losses(params, items))
             began = time.perf_counter()
             params, state = train(
                 track.learning_rates, (params, state), track.problem.feed.data, items
@@ -161,13 +224,16 @@ class _Lane:
             seconds.append(time.perf_counter() - began)
             losses.append(track.losses(params, items))
             yield Progress(self.name, epoch + 1)
-        yield Outcome(
+        runs = self._runs(np.stack(losses, -1), track.evaluate(params, losses[-1]))
+        outcome = Outcome(
             entrant=self.name,
-            runs=self._runs(np.stack(losses, -1), track.evaluate(params, losses[-1])),
+            runs=runs,
             step_seconds=median(seconds) / track.problem.steps / losses[0].size,
             compile_seconds=compile_seconds,
             state_bytes=self._state_bytes,
+            digest=self._entrant.digest,
         )
+        yield replace(outcome, samples=track.samples(params, outcome.best_run))
 
     def _runs(
         self, losses: np.ndarray, evaluations: dict[tuple[int, int], dict[str, float]]

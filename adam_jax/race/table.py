@@ -128,7 +128,7 @@ def _legend(settings: Settings, target: float) -> str:
     return (
         f"Loss: mean over an epoch's batches after epoch {settings.epochs}, median of {seeds} "
         f"seed{'s' * (seeds > 1)}. Steps to: where that loss has come down to {goal} "
-        "(10% above the lowest, or --target), a straight line drawn between epochs. "
+        "(--target, the problem's own, or 10% above the lowest), a straight line between epochs. "
         f"Time a step: a run's share, {rates * seeds} runs at once; rough, for other work counts. "
         f"Forgiving: share of the {rates} learning rates that end within 10% of the entrant's own "
         "best."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adam_jax.race.report import Profile
+from adam_jax.race.report import Lines
 from adam_jax.race.results import Failure, Outcome, Race, Run
 
 RATES = (0.001, 0.01, 0.1, 1.0)
@@ -65,7 +65,7 @@ def profile(name, entrants):
         each: tuple(min(1.0, (tau - 1) / (1 + place)) for tau in taus)
         for place, each in enumerate(entrants)
     }
-    return Profile(name, taus, shares, {each: float(np.mean(s)) for each, s in shares.items()})
+    return Lines(name, taus, shares, {each: float(np.mean(s)) for each, s in shares.items()})
 
 
 def themes(style):

@@ -57,6 +57,8 @@ def refused(capsys, tmp_path):
         (["--seeds", "many"], "positive integer, got 'many'"),
         (["--epochs", "-3"], "--epochs"),
         (["--target", "nan"], "finite number, got 'nan'"),
+        (["--time-limit", "0"], "positive number of seconds, got '0'"),
+        (["--time-limit", "soon"], "finite number, got 'soon'"),
         (["--fast"], "--fast"),
     ],
 )
@@ -64,12 +66,35 @@ def test_arguments(refused, write, arguments, rule):
     assert rule in refused(write(), *arguments)
 
 
+def test_arguments_that_do_not_go_together(capsys, write):
+    assert main(["race", write(), "--fresh"]) == 2
+    assert "--fresh must come with --out" in capsys.readouterr().err
+    assert main(["race", f"{write()},digits", "--target", "1"]) == 2
+    assert "--target must be for one problem, got 2" in capsys.readouterr().err
+
+
 def test_no_command(capsys):
     assert main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("problem", ["digit", "nowhere/problem.py", "folder.py", ""])
+@pytest.mark.parametrize(
+    ("several", "rule"),
+    [
+        ("digits,digit", "got 'digit'"),
+        ("digits,", "got ''"),
+        ("all,digits,all", "named once, got 'all' 2 times"),
+        ("digits,here.py", "no such file"),
+        (",".join(f"problem_{index}" for index in range(99)), "got 'problem_0'"),
+    ],
+)
+def test_no_such_problem_among_several(refused, several, rule):
+    assert rule in refused(several)
+
+
+@pytest.mark.parametrize(
+    "problem", ["digit", "nowhere/problem.py", "folder.py", "", f"{'x' * 300}.py"]
+)
 def test_no_such_problem(refused, tmp_path, monkeypatch, problem):
     (tmp_path / "folder.py").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -100,6 +125,7 @@ BATCHES = NO_DATA + "\ndef batches(key):\n    "
             "must return a floating-point scalar, got float32[8]",
         ),
         (changed("return jnp.mean(", "return jnp.argmax("), "floating-point scalar, got int32[]"),
+        (changed("return jnp.mean(", "return jnp.nan * jnp.mean("), "is nan before the first step"),
         (changed("return jnp", "return 1.0, jnp"), "floating-point scalar, got tuple"),
         (changed("    x, y = batch", "    x, y, z = batch"), "line.py:16: ValueError: not enough"),
         (changed("return jnp.mean(", "return float("), "`loss` failed: line.py:17: "),
@@ -149,12 +175,15 @@ def test_an_entrant_that_cannot_be_run_does_not_take_the_others_along(capsys, wr
 
     measured = runner._Track.losses
     monkeypatch.setattr(runner._Track, "losses", losses)
-    assert main(["race", write(), "--entrants", "sgd,adam"]) == 2
+    assert main(["race", write(), "--entrants", "sgd,adam,momentum"]) == 2
     printed = capsys.readouterr()
-    assert "Lowest loss: sgd" in printed.out
-    assert printed.err.splitlines()[1:] == [
+    assert "Lowest loss: " in printed.out
+    first, second, third = printed.err.splitlines()
+    assert first.startswith("sgd: done, 1 of 3")
+    assert second == (
         "adam-jax: error: entrant 'adam' cannot be run: RESOURCE_EXHAUSTED: Out of memory"
-    ]
+    )
+    assert third.startswith("momentum: done, 3 of 3")
 
 
 def test_a_callback_that_raises(capsys, write):
@@ -162,7 +191,7 @@ def test_a_callback_that_raises(capsys, write):
     source += "def boom(): raise ValueError('boom')\n"
     assert main(["race", write(source), "--entrants", "sgd", "--seeds", "1"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("adam-jax: error: entrant 'sgd' cannot be run: ")
+    assert error.startswith("adam-jax: error: line.py: `loss` cannot be run: ")
     assert error.endswith(": ValueError: boom")
 
 
@@ -236,7 +265,8 @@ def test_a_folder_that_fails_in_the_end_has_nothing_half_written(capsys, write, 
     printed = capsys.readouterr()
     assert "Lowest loss: sgd" in printed.out
     assert "--out must be a folder that can be written" in printed.err.splitlines()[-1]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["curves.png"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"curves.png", "results.jsonl"}  # runs are kept as they are made
 
 
 @pytest.mark.parametrize("package", ["rich", "matplotlib", "sklearn"])

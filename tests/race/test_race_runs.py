@@ -18,7 +18,7 @@ from small_problem import LINE
 from adam_jax.race import entrants, problem
 from adam_jax.race.cli import main
 from adam_jax.race.results import Outcome
-from adam_jax.race.runner import Progress, Settings, race
+from adam_jax.race.runner import Progress, Settings, one_by_one, race
 
 ALL = "adam,adamw,sgd,momentum,adagrad,rmsprop,adadelta"
 HEADERS = (
@@ -99,6 +99,21 @@ def test_each_run_is_a_plain_loop(write, source, name, made):
     assert len({run.losses for run in outcome.runs}) == 4
 
 
+def test_samples_are_of_the_run_in_the_middle_at_the_best_rate(write):
+    source = (
+        LINE
+        + "\ndef samples(params): return {'b': str(float(params['b'])), 'w': params['w'][None]}"
+    )
+    (outcome,) = raced(write(source), "sgd", Settings((0.01, 0.1, 1e30), 3, 2))
+    best = outcome.best_run
+    assert best.learning_rate == 0.1
+    assert sorted(run.final_loss for run in outcome.at(0.1))[1] == best.final_loss
+    assert abs(float(outcome.samples["b"]) - 0.5) == best.evaluation["bias_error"]
+    assert outcome.samples["w"].shape == (1, 3)
+    (lost,) = raced(write(source), "sgd", Settings((1e30,), 1, 2))
+    assert lost.samples == {}
+
+
 def test_an_epoch_of_arrays_visits_each_row_once_in_a_new_order(write):
     own = problem.load(write())
     epochs = [np.asarray(own.feed.epoch(jax.random.key(seed))) for seed in range(2)]
@@ -123,12 +138,40 @@ def test_state_bytes_and_times(write):
     assert all(0 < o.step_seconds < 0.1 and 0 < o.compile_seconds < 60 for o in found.values())
 
 
-def test_one_compilation_of_the_training_an_entrant(write):
+@pytest.mark.parametrize("raced", [race, one_by_one])
+def test_one_compilation_of_the_training_an_entrant(write, raced):
     traces = []
     own = problem.load(write())
     counted = entrants.Entrant("counted", lambda rate: (traces.append(rate), optax.sgd(rate))[1])
-    list(race(own, [counted], Settings((0.01, 0.1, 1.0), 3, 4)))
+    list(raced(own, [counted], Settings((0.01, 0.1, 1.0), 3, 4)))
     assert len(traces) <= 3  # init, seen abstractly and compiled, and the training
+
+
+@pytest.fixture
+def compiled():
+    """What XLA compiles, an element a program."""
+    seen, over = [], []
+
+    def listen(event, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration" and not over:
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    over.append(True)  # no public function takes a listener away
+
+
+def test_programs_an_entrant_whatever_the_runs(write, compiled):
+    """Its first state and its training; the loss is measured by one program for all."""
+    own = problem.load(write())
+    runs = Settings((0.1,), 1, 1), Settings((0.01, 0.1), 2, 5)
+    counts = {}
+    for names in ("sgd", "sgd", "sgd,adam"):  # once more, without what is compiled once a process
+        for settings in runs:
+            before = len(compiled)
+            list(race(own, entrants.load(names), settings))
+            counts[names, settings] = len(compiled) - before
+    assert list(counts.values()) == [3, 3, 5, 5]
 
 
 def test_divergence_is_a_result(documented, write):
@@ -143,9 +186,9 @@ def test_divergence_is_a_result(documented, write):
     assert sgd["forgiving"] == 0.5
 
 
-def test_nan_from_the_start_is_a_result(documented, write, tmp_path):
-    path = write(LINE.replace("return jnp.mean(", "return jnp.nan * jnp.mean("))
-    found = documented(path, "--entrants", "sgd,adam", "--out", str(tmp_path / "out"))
+def test_all_diverged_is_a_result(documented, write, tmp_path):
+    rates = ("--learning-rates", "1e30,1e31")
+    found = documented(write(), "--entrants", "sgd,adam", *rates, "--out", str(tmp_path / "out"))
     assert all(run["diverged"] for run in found["runs"])
     assert found["target_loss"] is None
     assert all(row["best_learning_rate"] is None for row in found["standings"])
@@ -242,12 +285,6 @@ def test_files(capsys, write, tmp_path):
         assert 1000 <= width <= 2000
         assert 600 <= height <= 1500
         assert len(content) > 20_000
-
-
-def test_older_results_are_replaced(capsys, write, tmp_path):
-    (tmp_path / "results.jsonl").write_text("old")
-    assert main(["race", write(), "--entrants", "sgd", "--out", str(tmp_path)]) == 0
-    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 6
 
 
 def test_entrants_of_the_users_own(documented, write, monkeypatch, tmp_path):

@@ -2,6 +2,6 @@
 
 from adam_jax.race.report.again import command, versions
 from adam_jax.race.report.page import page
-from adam_jax.race.report.profiles import Profile
+from adam_jax.race.report.profiles import Lines, draw, lines
 
-__all__ = ["Profile", "command", "page", "versions"]
+__all__ = ["Lines", "command", "draw", "lines", "page", "versions"]

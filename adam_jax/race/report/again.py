@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from adam_jax.race import document
+from adam_jax.race import records
 
 
 def command(given: Sequence[str]) -> str:
@@ -21,7 +21,7 @@ def command(given: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """Of the packages that results depend on, of Python, and the device, by name."""
-    packages = {name: found or "not installed" for name, found in document.versions().items()}
+    packages = {name: found or "not installed" for name, found in records.versions().items()}
     return packages | {
         "Python": platform.python_version(),
         "device": jax.devices()[0].device_kind,

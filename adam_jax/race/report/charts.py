@@ -10,7 +10,7 @@ from adam_jax.race.canvas import Paper, drawing
 from adam_jax.race.colours import SERIES, style
 from adam_jax.race.report import profiles, tables, words
 from adam_jax.race.report.markup import Markup, element, joined
-from adam_jax.race.report.profiles import Profile
+from adam_jax.race.report.profiles import Lines
 from adam_jax.race.report.svg import inline
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Race
@@ -58,7 +58,7 @@ class Charts:
             )
         return joined([curves, rates, tables.learning_rates(result), self._costs(race)])
 
-    def profile(self, profile: Profile) -> Markup:
+    def profile(self, profile: Lines) -> Markup:
         """A performance profile."""
         named, ranked = list(profile.shares), profile.ranked
         styles = self._styles(pictures.foremost(named, ranked))

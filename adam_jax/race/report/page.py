@@ -9,7 +9,7 @@ from string import Template
 from adam_jax.race.report import tables, words
 from adam_jax.race.report.charts import Charts
 from adam_jax.race.report.markup import Markup, element, escaped, joined
-from adam_jax.race.report.profiles import Profile
+from adam_jax.race.report.profiles import Lines
 from adam_jax.race.report.samples import samples
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Failure, Race
@@ -21,7 +21,7 @@ def page(
     races: Sequence[Race],
     command: str,
     versions: Mapping[str, str],
-    profiles: Sequence[Profile] = (),
+    profiles: Sequence[Lines] = (),
 ) -> str:
     """Writes a race as HTML.
 
@@ -67,7 +67,7 @@ def _overview(results: Sequence[Result]) -> Markup:
     return element("nav", element("ul", *lines), aria_label="Problems")
 
 
-def _over_all(profiles: Sequence[Profile], charts: Charts) -> Markup:
+def _over_all(profiles: Sequence[Lines], charts: Charts) -> Markup:
     return element(
         "section",
         element("h2", "Over all problems", id="over-all"),

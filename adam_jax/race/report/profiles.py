@@ -1,18 +1,20 @@
 """How the entrants do over all problems: the share that each has solved in a given time."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from adam_jax.race.canvas import PRINT, Label, Paper, canvas, drawing, name_lines, png, short
 from adam_jax.race.colours import OTHERS, style
 from adam_jax.race.pictures import Styles, foremost
+from adam_jax.race.profiles import Profile, Score, corners
 
 _FEW = 5  # told of in words
 
 
 @dataclass(frozen=True)
-class Profile:
-    """A performance profile of every entrant (Dahl et al. 2023, AlgoPerf, section 4).
+class Lines:
+    """The performance profiles of all entrants (Dahl et al. 2023, AlgoPerf, section 4).
 
     Attributes:
       name: under what rules, such as "tuned".
@@ -32,7 +34,28 @@ class Profile:
         return sorted(self.scores, key=lambda entrant: -self.scores[entrant])
 
 
-def draw(profile: Profile) -> bytes:
+def lines(scores: Sequence[Score], named: Sequence[str]) -> tuple[Lines, Lines]:
+    """The profiles of tuned learning rates and of usual ones, of entrants in the order `named`."""
+    inside = {score.entrant: score for score in scores}
+    ordered = [inside[name] for name in named if name in inside]
+    return (
+        _lines("Learning rate tuned on each problem", ordered, lambda score: score.tuned),
+        _lines("One learning rate on all problems", ordered, lambda score: score.default),
+    )
+
+
+def _lines(name: str, scores: Sequence[Score], kind: Callable[[Score], Profile]) -> Lines:
+    found = {score.entrant: kind(score) for score in scores}
+    taus = tuple(corners(list(found.values())))
+    return Lines(
+        name,
+        taus,
+        {entrant: tuple(map(profile.share, taus)) for entrant, profile in found.items()},
+        {entrant: profile.score for entrant, profile in found.items()},
+    )
+
+
+def draw(profile: Lines) -> bytes:
     """Draws a profile as a PNG file."""
     names = foremost(list(profile.shares), profile.ranked)
     with drawing():
@@ -40,7 +63,7 @@ def draw(profile: Profile) -> bytes:
         return png(figure(PRINT, profile, styles))
 
 
-def figure(paper: Paper, profile: Profile, styles: Styles) -> Any:
+def figure(paper: Paper, profile: Lines, styles: Styles) -> Any:
     """Draws a profile; those that have no style are grey and have no name."""
     figure, axes = canvas(
         paper,
@@ -66,7 +89,7 @@ def figure(paper: Paper, profile: Profile, styles: Styles) -> Any:
     return figure
 
 
-def finding(profile: Profile) -> str:
+def finding(profile: Lines) -> str:
     """What the figure shows, in words."""
     return "; ".join(
         f"{entrant} has solved {profile.shares[entrant][0]:.0%} as fast as the fastest and "

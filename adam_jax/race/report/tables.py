@@ -7,7 +7,7 @@ from typing import NamedTuple
 from adam_jax.race.heat_map import shades
 from adam_jax.race.pictures import ceiling
 from adam_jax.race.report.markup import Markup, element, joined
-from adam_jax.race.report.profiles import Profile
+from adam_jax.race.report.profiles import Lines
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Standing, rounded
 
@@ -76,7 +76,7 @@ def learning_rates(result: Result) -> Markup:
     return _table(caption, headers, rows, kind="sortable heat")
 
 
-def scores(profiles: Sequence[Profile]) -> Markup:
+def scores(profiles: Sequence[Lines]) -> Markup:
     """The scores over all problems."""
     entrants = dict.fromkeys(entrant for profile in profiles for entrant in profile.ranked)
     rows = [

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from adam_jax.race.document import _number, _version
 from adam_jax.race.problem import Problem
+from adam_jax.race.records import number, versions
 from adam_jax.race.tune.results import Findings, Scan, Trial
 from adam_jax.race.tune.space import Axis
 from adam_jax.race.tune.verdict import verdicts
@@ -29,7 +29,7 @@ def report(problem: Problem, entrant: str, axes: Sequence[Axis], found: Findings
         "tolerance": found.tolerance,
         "complete": found.complete,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: _version(name) for name in ("adam_jax", "jax", "optax")},
+        "versions": versions(),
         "recommended": None if trial is None else _trial(names, trial),
         "neighbourhoods": [_scan(names, scan) for scan in found.scans],
         "verdicts": [asdict(verdict) for verdict in verdicts(found)],
@@ -55,8 +55,8 @@ def _trial(names: Sequence[str], trial: Trial) -> dict[str, Any]:
     return {
         **dict(zip(names, trial.values, strict=True)),
         "epochs": trial.epochs,
-        "final_loss": _number(trial.final_loss),
-        "final_losses": [_number(loss) for loss in trial.final],
+        "final_loss": number(trial.final_loss),
+        "final_losses": [number(loss) for loss in trial.final],
         "diverged": not math.isfinite(trial.final_loss),
-        "epoch_losses": [[_number(loss) for loss in row] for row in trial.losses],
+        "epoch_losses": [[number(loss) for loss in row] for row in trial.losses],
     }
