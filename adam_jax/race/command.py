@@ -126,7 +126,9 @@ def _files(
     over_all = report.lines(profiles.scores(races), named) if several else ()
     for name, lines in zip(("profile.png", "profile_default.png"), over_all, strict=False):
         files[name] = report.draw(lines)
-    page: str = report.page(races, report.command(arguments.given), report.versions(), over_all)
+    page: str = report.page(
+        races, report.command(arguments.given), report.versions(races), over_all
+    )
     return files | {"report.html": page.encode()}
 
 

@@ -278,4 +278,4 @@ def test_a_profile_has_a_picture_of_its_own():
 def test_how_to_run_it_again():
     given = ["race", "my problem.py", "--entrants", "sgd,adam"]
     assert command(given) == "adam-jax race 'my problem.py' --entrants sgd,adam"
-    assert {"adam_jax", "jax", "optax", "Python", "device"} <= set(versions())
+    assert {"adam_jax", "jax", "optax", "Python", "device"} <= set(versions([]))

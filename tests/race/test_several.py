@@ -141,6 +141,7 @@ def test_problems_that_fail(capsys, write, tmp_path):
     assert abs(float(shown["samples"]["bias"]) - 0.5) == shown["evaluation"]["bias_error"]
     assert np.shape(shown["samples"]["weights"]) == (1, 3)
     assert {path.name for path in out.iterdir()} == {
+        "report.html",
         "results.jsonl",
         "line_curves.png",
         "line_learning_rates.png",

@@ -4,9 +4,8 @@ import platform
 import shlex
 from collections.abc import Sequence
 
-import jax
-
 from adam_jax.race import records
+from adam_jax.race.results import Race
 
 
 def command(given: Sequence[str]) -> str:
@@ -19,11 +18,11 @@ def command(given: Sequence[str]) -> str:
     return shlex.join(["adam-jax", *given])
 
 
-def versions() -> dict[str, str]:
-    """Of the packages that results depend on, of Python, and the device, by name."""
+def versions(races: Sequence[Race]) -> dict[str, str]:
+    """Of the packages that results depend on, of Python, and what was raced on, by name."""
     packages = {name: found or "not installed" for name, found in records.versions().items()}
     return packages | {
         "Python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
+        "device": ", ".join(dict.fromkeys(race.device for race in races if race.device)),
         "system": platform.platform(),
     }
