@@ -14,7 +14,8 @@ from adam_jax.race.problem import Problem
 from adam_jax.race.results import rounded
 
 _MORE = """budget: epochs x steps an epoch; target: the training loss that counts as solved
-seconds: of Adam's race, three seeds, compilation included, on two cores (benchmarks/problems.py)
+seconds: Adam's race from three seeds, start and compilation included, in processor time over two
+cores (benchmarks/problems.py)
 try one: adam-jax race digits; your own: python -m pydoc adam_jax.race.problem"""
 
 

@@ -113,9 +113,6 @@ def test_the_list(listed):
         assert min(each["learning_rates"]) <= BEST[name] <= max(each["learning_rates"])
         assert each["target"] > 0
         assert 0 < each["seconds"] < 120
-
-
-def test_what_is_listed_of_some(listed):
     assert listed["digits"]["parameters"] == 64 * 128 + 128 + 128 * 10 + 10
     assert listed["rosenbrock"]["parameters"] == 2
     assert listed["digits"]["steps_per_epoch"] == 1347 // 32

@@ -18,7 +18,7 @@ Params = dict[str, jax.Array]
 epochs = 10
 learning_rates = "1e-3:1:7"
 target = 0.05
-seconds = 15
+seconds = 13
 
 _steps = 200
 _carts = 16  # at once, a batch

@@ -20,7 +20,7 @@ data = (_train_images, _train_labels)
 batch_size = 32
 epochs = 10
 target = 0.04
-seconds = 15
+seconds = 8
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:

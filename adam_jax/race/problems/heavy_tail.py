@@ -16,7 +16,7 @@ import optax
 epochs = 10
 learning_rates = "1e-3:1:7"
 target = 0.4
-seconds = 15
+seconds = 5
 
 _groups = 7
 _per_group = 2 ** (_groups - 1)

@@ -21,7 +21,7 @@ Batch = tuple[np.ndarray, np.ndarray]
 epochs = 40
 learning_rates = "1e-3:1:7"
 target = 0.03
-seconds = 15
+seconds = 5
 
 _period, _points, _noise = 1000, 32, 0.5
 _turns = np.arange(1, _period + 1)[:, None] / _period + np.arange(_points) / _points

@@ -14,7 +14,7 @@ import numpy as np
 epochs = 20
 learning_rates = "1e-4:1:9"
 target = 0.9
-seconds = 15
+seconds = 3
 
 _size = 100
 _random = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import numpy as np
 epochs = 15
 learning_rates = "1e-4:1:9"
 target = 1e-3
-seconds = 15
+seconds = 2
 
 
 def batches(key: jax.Array) -> Iterable[np.ndarray]:  # noqa: ARG001  there is nothing to draw

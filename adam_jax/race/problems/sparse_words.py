@@ -21,7 +21,7 @@ Batch = tuple[jax.Array, jax.Array, jax.Array]
 epochs = 10
 learning_rates = "1e-2:10:7"
 target = 0.52
-seconds = 15
+seconds = 6
 
 _words, _silent, _dropout = 2000, 20, 0.5
 

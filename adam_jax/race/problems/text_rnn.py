@@ -19,7 +19,7 @@ batch_size = 16
 epochs = 3
 learning_rates = "3e-3:1:6"
 target = 1.8
-seconds = 15
+seconds = 30
 
 _width = 48
 data, _test = corpus.windows(32)

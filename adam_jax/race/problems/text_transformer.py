@@ -19,7 +19,7 @@ batch_size = 16
 epochs = 4
 learning_rates = "1e-3:1:7"
 target = 2.3
-seconds = 15
+seconds = 50
 
 _context, _width, _heads, _layers = 32, 32, 4, 2
 data, _test = corpus.windows(_context)
