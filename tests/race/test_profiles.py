@@ -7,6 +7,7 @@ import pytest
 
 from adam_jax.race.entrants import BUILT_IN, default_rate
 from adam_jax.race.profiles import Profile, scores
+from adam_jax.race.report import lines
 from adam_jax.race.results import Failure, Outcome, Race, Run
 
 INF = math.inf
@@ -143,3 +144,17 @@ def test_default_rates():
     assert rates["adam"] == default_rate("adamw:four_bit") == default_rate("mine.py:make") == 1e-3
     assert default_rate("lion:bfloat16") == rates["lion"] == 1e-4
     assert rates["adadelta"] == 1.0
+
+
+def test_the_pictures_lines_are_the_profiles():
+    easy, hard = (
+        raced("easy", {"a": {0.1: after(2)}, "b": {0.1: after(4)}}),
+        raced("hard", {"a": {0.1: after(4)}, "b": {0.1: [9.0]}}),
+    )
+    found = scores([easy, hard])
+    tuned, usual = lines(found, ["b", "a", "nobody"])
+    assert tuned.taus == (1.0, 2.0, 4.0)
+    assert tuned.shares == {"b": (0.0, 0.5, 0.5), "a": (1.0, 1.0, 1.0)}
+    assert tuned.scores == {each.entrant: each.tuned.score for each in found}
+    assert tuned.ranked == ["a", "b"]
+    assert usual.name != tuned.name
