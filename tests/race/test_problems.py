@@ -29,13 +29,19 @@ BEST = {
     "text-rnn": 0.01,
     "text-transformer": 0.003,
 }
-QUICK = {"digits", "moving-target", "quadratic", "rosenbrock", "sparse-words"}
+QUICK = {"quadratic", "rosenbrock"}  # the orderings train some more
 NO_DATA = {"heavy-tail", "rosenbrock"}
 
 
 @pytest.fixture(scope="module")
 def read():
     return {name: problem.read(name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def params(read):
+    """First parameters; one compilation a problem, where eager `init` has one an array."""
+    return {name: jax.jit(found.init)(jax.random.key(0)) for name, found in read.items()}
 
 
 @pytest.fixture
@@ -68,21 +74,21 @@ def same(x, y):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in QUICK])
-def test_it_begins_above_its_target(read, name):
+def test_it_begins_above_its_target(read, params, name):
     found = read[name]
     items = found.feed.epoch(jax.random.key(0))
     batch = found.feed.pick(found.feed.data, jax.tree.map(lambda item: item[0], items))
-    first = float(jax.jit(found.loss)(found.init(jax.random.key(0)), batch))
+    first = float(jax.jit(found.loss)(params[name], batch))
     assert found.target < first < math.inf
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_samples(read, name):
+def test_its_samples(read, params, name):
     found = read[name]
     if found.samples is None:
         assert name not in {"digits-vae", "text-rnn", "text-transformer", "copy-translation"}
         return
-    for caption, sample in found.samples(found.init(jax.random.key(0))).items():
+    for caption, sample in found.samples(params[name]).items():
         assert caption
         if isinstance(sample, str):
             assert 20 < len(sample) < 1000

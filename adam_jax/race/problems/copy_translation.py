@@ -21,7 +21,7 @@ batch_size = 64
 epochs = 12
 learning_rates = "1e-3:1:7"
 target = 0.1
-seconds = 17
+seconds = 20
 
 _WORDS = [".", *ENGLISH, *GERMAN]  # the full stop also begins, and fills up
 _train = 1600

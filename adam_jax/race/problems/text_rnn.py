@@ -19,7 +19,7 @@ batch_size = 16
 epochs = 3
 learning_rates = "3e-3:1:6"
 target = 1.8
-seconds = 30
+seconds = 35
 
 _width = 48
 data, _test = corpus.windows(32)
