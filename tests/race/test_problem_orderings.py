@@ -28,6 +28,7 @@ def gap(found):
     return fixed - max(found[name] for name in ADAPTIVE)
 
 
+@pytest.mark.exhaustive
 def test_rare_words_are_for_adaptive_rates():
     found = on_sparse_words()
     assert gap(found) > 0.01

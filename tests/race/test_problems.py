@@ -73,6 +73,7 @@ def same(x, y):
     return np.array_equal(x, y)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in QUICK])
 def test_it_begins_above_its_target(read, params, name):
     found = read[name]
@@ -82,6 +83,7 @@ def test_it_begins_above_its_target(read, params, name):
     assert found.target < first < math.inf
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 def test_its_samples(read, params, name):
     found = read[name]
@@ -190,6 +192,7 @@ def test_a_moving_target_pulls_from_where_it_seems_to_be():
     assert np.abs(pull - (x - end)).max() > 1  # which its value alone would give
 
 
+@pytest.mark.exhaustive
 def test_a_policy_learns_from_what_outlives_the_others():
     """The gradient, in float64 from the formula; and the value is the share of time down."""
     params, key = cartpole.init(jax.random.key(1)), jax.random.key(2)

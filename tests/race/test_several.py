@@ -228,6 +228,7 @@ def uninterrupted(capsys, write, tmp_path):
 needs_proc = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
 
 
+@pytest.mark.exhaustive
 @needs_proc
 def test_killed_and_gone_on(started, uninterrupted, tmp_path):
     with started() as process:

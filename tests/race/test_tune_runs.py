@@ -155,6 +155,7 @@ def digits():
     return search.findings, grid.trials()
 
 
+@pytest.mark.exhaustive
 def test_halving_finds_what_the_whole_grid_finds_for_about_half(digits):
     found, grid = digits
     whole = min(grid.values(), key=lambda trial: trial.rank)
