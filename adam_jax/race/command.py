@@ -43,7 +43,8 @@ def run(arguments: Namespace) -> int:
                 _show(races, len(problems) > 1, arguments.json, complete=stopped is None)
         finally:  # a race that cannot be shown is kept all the same
             if arguments.out and finished:
-                folder.write(arguments.out, _files(arguments, races, held.named, len(problems) > 1))
+                files = _files(arguments, races, held.named, len(problems) > 1, stopped is None)
+                folder.write(arguments.out, files)
     if isinstance(stopped, UsageError):
         raise stopped
     if stopped:
@@ -112,7 +113,11 @@ def _show(races: Sequence[Race], several: bool, as_json: bool, complete: bool) -
 
 
 def _files(
-    arguments: Namespace, races: Sequence[Race], named: Sequence[str], several: bool
+    arguments: Namespace,
+    races: Sequence[Race],
+    named: Sequence[str],
+    several: bool,
+    complete: bool,
 ) -> dict[str, bytes]:
     """What goes into the folder beside the runs, by name."""
     pictures, report = map(require, ("adam_jax.race.pictures", "adam_jax.race.report"))
@@ -123,12 +128,12 @@ def _files(
             drawn = pictures.draw(stem, race.outcomes, race.standings, race.steps)
             beginning = f"{_distinct(race, races)}_" if several else ""
             files |= {f"{beginning}{name}": content for name, content in drawn.items()}
-    over_all = report.lines(profiles.scores(races), named) if several else ()
+    scores = profiles.scores(races) if several else []
+    over_all = report.lines(scores, named) if scores else ()
     for name, lines in zip(("profile.png", "profile_default.png"), over_all, strict=False):
         files[name] = report.draw(lines)
-    page: str = report.page(
-        races, report.command(arguments.given), report.versions(races), over_all
-    )
+    again = report.command(arguments.given)
+    page: str = report.page(races, again, report.versions(races), over_all, complete)
     return files | {"report.html": page.encode()}
 
 

@@ -46,6 +46,10 @@ _ADAM = 1e-3
 # Of the others what their papers or the two frameworks have as the default:
 # https://keras.io/api/optimizers, https://docs.pytorch.org/docs/stable/optim.html
 _DEFAULT_RATES = {
+    "adamax": 2e-3,  # Kingma & Ba 2015, Algorithm 2
+    "adamaxw": 2e-3,
+    "nadam": 2e-3,  # PyTorch
+    "nadamw": 2e-3,
     "lion": 1e-4,  # a tenth of AdamW's: Chen et al. 2023, section 5
     "sgd": 1e-2,  # Keras
     "momentum": 1e-2,  # Keras's SGD

@@ -72,6 +72,8 @@ def running(what: str) -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, MemoryError) as error:  # out of memory, or a callback's
+        if "KeyboardInterrupt" in str(error):  # while a callback ran
+            raise KeyboardInterrupt from None
         gist = brief(str(error)) or "out of memory"
         raise UsageError(f"{what} cannot be run: {gist}") from error
 

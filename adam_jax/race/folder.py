@@ -60,14 +60,14 @@ class Lock:
         self._folder = folder
         self._descriptor: int | None = None
 
-    def take(self) -> None:
-        """Takes it, unless it is taken.
+    def take(self) -> bool:
+        """Takes it, and returns whether it was not held before.
 
         Raises:
           UsageError: if another race has it.
         """
         if self._descriptor is not None or os.name != "posix":
-            return
+            return False
         fcntl = importlib.import_module("fcntl")
         self._descriptor = os.open(self._folder, os.O_RDONLY)
         try:
@@ -80,6 +80,7 @@ class Lock:
             ) from None
         except OSError:
             pass
+        return True
 
     def give_back(self) -> None:
         """Lets another race take it."""

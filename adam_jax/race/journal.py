@@ -40,7 +40,7 @@ class Journal:
         self._lock = folder.Lock(place)
         self._lines: dict[tuple[Any, ...], bytes] = {}  # of whole groups, by identity
         self._outcomes: dict[tuple[Any, ...], Outcome] = {}
-        self._torn = False  # whether there is in the file what is not in whole groups
+        self._torn = False  # whether there is in the file more than whole groups
         if place.is_dir():
             self._lock.take()
         try:
@@ -65,11 +65,13 @@ class Journal:
         group = records.of_group(course, outcome.entrant, outcome.digest)
         lines = [json.dumps(each, allow_nan=False) for each in records.written(course, outcome)]
         content = "".join(f"{line}\n" for line in lines).encode()
+        with folder.writing(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._lock.take() and self.path.exists():
+                self._read()  # what another race has written since this one began
         again = self._torn or group in self._lines
         self._lines[group] = content
         with folder.writing(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.take()
             if not again:
                 _append(self.path, content)
         if again:
@@ -87,16 +89,18 @@ class Journal:
             *lines, rest = self.path.read_bytes().split(b"\n")
         if rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
             raise self._foreign(len(lines) + 1)
-        groups = defaultdict(list)
+        # A run that is there twice, as where two files were put together, counts once.
+        groups: dict[tuple[Any, ...], dict[tuple[Any, ...], tuple[Any, bytes]]] = defaultdict(dict)
         for number, line in enumerate(lines, 1):
             group, record = self._record(number, line)
-            groups[group].append((record, line))
+            groups[group][record["learning_rate"], record["seed"]] = (record, line)
         for group, members in groups.items():
-            found = [record for record, _ in members]
+            found = [record for record, _ in members.values()]
             if records.whole(found):
                 self._outcomes[group] = records.read(found)
-                self._lines[group] = b"".join(line + b"\n" for _, line in members)
-        self._torn = bool(rest) or len(self._lines) < len(groups)
+                self._lines[group] = b"".join(line + b"\n" for _, line in members.values())
+        kept = sum(content.count(b"\n") for content in self._lines.values())
+        self._torn = bool(rest) or kept < len(lines)
 
     def _record(self, number: int, line: bytes) -> tuple[tuple[Any, ...], records.Record]:
         try:

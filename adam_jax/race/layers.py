@@ -12,7 +12,7 @@ def embedded(table: jax.Array, ids: jax.Array) -> jax.Array:
 def gated(weights: jax.Array, state: jax.Array, inputs: jax.Array) -> jax.Array:
     """The states of a layer of gated recurrent units, one after each input.
 
-    They are those of Cho et al. (2014), https://arxiv.org/abs/1406.1078, which forget after the
+    They are those of Cho et al. (2014), https://arxiv.org/abs/1406.1078v1, which forget after the
     product with the state.
 
     Args:

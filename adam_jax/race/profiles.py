@@ -4,10 +4,11 @@ On a problem an entrant needs so many steps to come down to the target, and r ti
 one that needs the fewest; r is infinite where it never does, diverges or fails. Its profile is the
 share of problems with r <= tau, and its score the mean of the profile over tau from 1 to 4: 1 for
 who is the fastest on every problem, 0 for who solves none within four times the fastest's steps.
+Between two measurements, which are an epoch apart, the loss is taken to be straight.
 
 There are two profiles. In *tuned* each entrant has on each problem the learning rate of the grid
-with which it needs the fewest steps, in *default* the one nearest to its usual rate, whatever the
-problem. The target is the same in both.
+with which it needs the fewest steps, in *default* the one of the grid that is nearest to its
+usual rate. The target is the same in both.
 
 Dolan & Moré 2002, "Benchmarking Optimization Software with Performance Profiles",
 https://doi.org/10.1007/s101070100263; the score and its range as in Dahl et al. 2023,
@@ -80,10 +81,13 @@ class Score:
 
 def scores(races: Sequence[Race]) -> list[Score]:
     """The entrants' scores, the best one first; a problem on which nobody finished is left out."""
-    counted = [race for race in races if race.outcomes]
+    settled = {race.problem: [each.entrant for each in race.outcomes] for race in races}
+    for race in races:
+        settled[race.problem] += [each.entrant for each in race.failures if each.entrant]
+    tried = list(dict.fromkeys(name for names in settled.values() for name in names))
+    # Where somebody has not had a turn yet, nobody is compared.
+    counted = [race for race in races if race.outcomes and set(settled[race.problem]) == set(tried)]
     found = {race.problem: {each.entrant: each for each in race.outcomes} for race in counted}
-    tried = [each.entrant for race in counted for each in race.outcomes]
-    tried += [each.entrant for race in counted for each in race.failures if each.entrant]
 
     tuned: list[dict[str, float]] = []
     default: list[dict[str, float]] = []
@@ -100,7 +104,7 @@ def scores(races: Sequence[Race]) -> list[Score]:
             default=Profile(tuple(ratios.get(name, math.inf) for ratios in default)),
             default_rate=default_rate(name),
         )
-        for name in dict.fromkeys(tried)
+        for name in tried * bool(counted)
     ]
     return sorted(made, key=lambda each: (-each.tuned.score, -each.default.score))
 

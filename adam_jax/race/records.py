@@ -26,6 +26,8 @@ _IDENTITY = (
     "learning_rates",
     "seeds",
     "epochs",
+    "device",
+    "versions",
 )
 
 
@@ -39,8 +41,6 @@ def written(course: Course, outcome: Outcome) -> list[Record]:
         "microseconds_per_step": outcome.step_seconds * 1e6,
         "compile_seconds": outcome.compile_seconds,
         "state_bytes_per_parameter": outcome.state_bytes,
-        "device": course.device,
-        "versions": versions(),
     }
     records = [of_run(course.problem, run) | shared for run in outcome.runs]
     if outcome.samples:
@@ -86,13 +86,12 @@ def identity(record: Record) -> tuple[Any, ...]:
     Raises:
       KeyError, TypeError: if it is no such record.
     """
-    found = tuple(record[name] for name in _IDENTITY)
-    return tuple(tuple(each) if isinstance(each, list) else each for each in found)
+    return tuple(_fixed(record[name]) for name in _IDENTITY)
 
 
 def of_group(course: Course, entrant: str, digest: str) -> tuple[Any, ...]:
     """The identity of an entrant's runs on a problem."""
-    return tuple(_identified(course, entrant, digest).values())
+    return identity(_identified(course, entrant, digest))
 
 
 def of_run(problem: str, run: Run) -> Record:
@@ -134,8 +133,17 @@ def _identified(course: Course, entrant: str, digest: str) -> Record:
         course.learning_rates,
         course.seeds,
         course.epochs,
+        course.device,
+        versions(),
     )
     return dict(zip(_IDENTITY, found, strict=True))
+
+
+def _fixed(value: Any) -> Any:
+    """The same, as a part of a key."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _run(record: Record) -> Run:

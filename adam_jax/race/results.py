@@ -90,11 +90,15 @@ class Outcome:
     def steps_to(self, target: float, learning_rate: float, steps: int) -> float | None:
         """When the loss, median over seeds, first came down to the target; `None` for never.
 
+        And for who diverged later: that is no solution. Who only drifts away has been there.
+
         Args:
           target: the loss to come down to; between epochs it is taken to fall in a straight line.
           learning_rate: of the runs.
           steps: optimizer steps an epoch.
         """
+        if math.isinf(self.final_loss(learning_rate)):
+            return None
         return _crossing(median_curve(self.at(learning_rate)), target, steps)
 
 

@@ -13,8 +13,8 @@ from adam_jax.race.results import Race, rounded
 _LEGEND = (
     "Score: the share of problems that an entrant solves within tau times the steps of the fastest "
     f"one, mean over tau from 1 to {LARGEST:g}. Tuned: with the learning rate of the grid that "
-    "needs the fewest steps on the problem. Default: with the default rate, or the nearest to it, "
-    "on every problem. Solved: how often the loss came down to the problem's target, or to 10% "
+    "needs the fewest steps on the problem. Default: with the rate of the grid that is nearest to "
+    "the default rate. Solved: how often the loss came down to the problem's target, or to 10% "
     "above the lowest, at any learning rate."
 )
 
@@ -22,10 +22,11 @@ _LEGEND = (
 def show(races: Sequence[Race], scores: Sequence[Score]) -> None:
     """Prints the entrants, best first, what the columns mean, and a line a problem."""
     console = Console(markup=False, highlight=False, emoji=False)
-    console.print(_table(scores), crop=False)
-    console.print()
-    console.print(_LEGEND, style="dim")
-    console.print()
+    if scores:
+        console.print(_table(scores), crop=False)
+        console.print()
+        console.print(_LEGEND, style="dim")
+        console.print()
     for race in races:
         for line in _lines(race):
             console.print(line, soft_wrap=True)

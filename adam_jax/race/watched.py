@@ -137,8 +137,10 @@ class _Child:
         while True:
             alive = self._process.poll() is None
             left = _LOOK if deadline is None else deadline - time.monotonic()
+            # What it has said counts, also what has not been heard yet.
+            wait = min(left, _LOOK) if left > 0 else _LOOK
             try:
-                return self._lines.get(timeout=min(max(left, 0), _LOOK)) or None
+                return self._lines.get(timeout=wait if alive else _PATIENCE) or None
             except Empty:
                 if not alive or left <= 0:
                     return None

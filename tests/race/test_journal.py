@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_problem import LINE
 
-from adam_jax.race import entrants, problem
+from adam_jax.race import entrants, problem, records
 from adam_jax.race.cli import main
 from adam_jax.race.course import Course, course
 from adam_jax.race.entrants import Entrant
@@ -91,7 +91,7 @@ def test_a_group_that_lacks_a_line_in_its_middle(tmp_path):
     expected = lines(tmp_path)
     content = (tmp_path / NAME).read_text().splitlines(keepends=True)
     (tmp_path / NAME).write_text("".join(content[:1] + content[2:] + content[-1:]))
-    assert go_on(tmp_path) == ["adam", "lion"]  # of lion a line is there twice
+    assert go_on(tmp_path) == ["adam"]  # of lion a line is there twice, and counts once
     assert lines(tmp_path) == expected
 
 
@@ -160,6 +160,7 @@ def test_two_races_do_not_write_to_one_folder(tmp_path):
         {"learning_rates": (0.1, 0.2)},
         {"seeds": 3},
         {"epochs": 3},
+        {"device": "another"},
     ],
 )
 def test_what_is_asked_differently_is_raced(tmp_path, changed):
@@ -168,8 +169,34 @@ def test_what_is_asked_differently_is_raced(tmp_path, changed):
     other = replace(ON, **changed)
     assert not journal.taken(other, RACING[0])
     assert not journal.taken(ON, replace(RACING[0], digest="e"))
-    assert journal.taken(replace(ON, about="another line", device="gpu"), RACING[0])
+    assert journal.taken(replace(ON, about="another line"), RACING[0])
     journal.close()
+
+
+def test_what_another_version_has_raced_is_raced_again(tmp_path, monkeypatch):
+    go_on(tmp_path)
+    monkeypatch.setattr(records, "version", lambda package: "99")
+    journal = Journal(tmp_path)
+    assert not journal.taken(ON, RACING[0])
+    journal.close()
+
+
+def test_what_is_there_twice_counts_once(tmp_path):
+    go_on(tmp_path)
+    path = tmp_path / NAME
+    path.write_bytes(2 * path.read_bytes())
+    journal = Journal(tmp_path)
+    assert journal.taken(ON, RACING[0])
+    journal.close()
+
+
+def test_what_another_has_written_since_is_kept(tmp_path):
+    first, second = Journal(tmp_path / "out"), Journal(tmp_path / "out")
+    first.keep(ON, outcome("adam"))
+    first.close()
+    second.keep(ON, outcome("adam"))  # in place of the other's
+    second.close()
+    assert len((tmp_path / "out" / NAME).read_text().splitlines()) == len(outcome("adam").runs)
 
 
 def test_the_digest_is_of_what_is_written(write, monkeypatch, tmp_path):

@@ -146,6 +146,21 @@ def test_default_rates():
     assert rates["adadelta"] == 1.0
 
 
+def test_who_has_diverged_has_not_solved():
+    (good, lost) = scores([raced("p", {"a": {0.1: [1.0, 1.0]}, "b": {0.1: [0.5, math.nan]}})])
+    assert (good.entrant, good.tuned.score) == ("a", 1.0)
+    assert (lost.entrant, lost.tuned.score) == ("b", 0.0)
+
+
+def test_nobody_loses_where_somebody_has_not_had_a_turn():
+    whole = raced("whole", {"a": {0.1: after(2)}, "b": {0.1: after(2)}})
+    interrupted = raced("interrupted", {"a": {0.1: after(2)}})
+    assert [each.problems for each in scores([whole, interrupted])] == [("whole",)] * 2
+    failed = raced("failed", {"a": {0.1: after(2)}}, failures=["b"])
+    assert {s.entrant: s.tuned.score for s in scores([whole, failed])} == {"a": 1.0, "b": 0.5}
+    assert scores([raced("alone", {}, failures=["a"])]) == []
+
+
 def test_the_pictures_lines_are_the_profiles():
     easy, hard = (
         raced("easy", {"a": {0.1: after(2)}, "b": {0.1: after(4)}}),

@@ -17,6 +17,7 @@ from small_problem import LINE
 from adam_jax.race import entrants, problem
 from adam_jax.race.cli import main
 from adam_jax.race.errors import UsageError
+from adam_jax.race.tune import limit
 from adam_jax.race.tune.limit import within
 from adam_jax.race.tune.search import Search
 from adam_jax.race.tune.space import Axis, candidates
@@ -198,7 +199,7 @@ def test_document_and_files(documented, write, tmp_path):
     assert found["complete"] is True
     assert found["versions"]["jax"] == jax.__version__
     assert found["recommended"]["final_loss"] < 0.1
-    assert [verdict["code"] for verdict in found["verdicts"]] == ["falling"]
+    assert [verdict["code"] for verdict in found["verdicts"]] == ["few-seeds", "falling"]
     content = (out / "tune.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
@@ -361,6 +362,11 @@ class TestStopped:
 
 
 class TestTimeLimit:
+    @pytest.fixture(autouse=True)
+    def patient(self, monkeypatch):
+        """It is the tests' own process that would be ended."""
+        monkeypatch.setattr(limit, "_PATIENCE", 600.0)
+
     def test_python_that_hangs(self, refused, write):
         path = write(LINE + "\nimport time\nwhile True: time.sleep(0.01)\n")
         said = refused(path, *FEW, "--time-limit", "0.3")
@@ -386,6 +392,18 @@ class TestTimeLimit:
         assert done.stdout == ""
         assert "of --time-limit\n" in done.stderr
         assert not (tmp_path / "out").exists()
+
+    def test_the_last_thing_is_done_before_the_process_is_ended(self):
+        source = """if True:
+            import ctypes
+            from adam_jax.race.tune.limit import within
+            with within(0.1, "it", lambda: print("known")):
+                ctypes.CDLL(None).sleep(1000)  # which hears no interruption
+        """
+        command = [sys.executable, "-c", source]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "known\n")
+        assert done.stderr == "adam-jax: error: it took more than the 0.1 s of --time-limit\n"
 
     def test_nothing_is_left_behind(self):
         before = signal.getsignal(signal.SIGINT)

@@ -125,7 +125,13 @@ class TestNoise:
         assert reach[0] > reach[1] > reach[2]
 
     def test_one_seed(self):
-        assert list(said(sound, seeds=1)[0]) == ["one-seed"]
+        assert list(said(sound, seeds=1)[0]) == ["few-seeds"]
+
+    def test_the_order_of_few_seeds_is_no_news(self):
+        loss = TestOrder.crossing(at=6)
+        assert "order" in said(loss)[0]
+        assert next(iter(said(loss, seeds=2)[0])) == "few-seeds"
+        assert "order" not in said(loss, seeds=2)[0]
 
 
 class TestOrder:

@@ -49,7 +49,8 @@ def loss(params: Params, batch: jax.Array) -> jax.Array:
     """The share of the time that the pole is down: one minus the mean return over 200.
 
     That is the value. The gradient is the policy's: of the chances of what was done, weighted by
-    how much longer the pole stayed up from then on than it did on average over the carts.
+    how much longer the pole stayed up from then on than it did on average over the carts,
+    itself among them.
     """
     states, right, up = jax.lax.stop_gradient(_rollout(params, batch))
     to_go = jnp.cumsum(up[::-1], 0)[::-1]

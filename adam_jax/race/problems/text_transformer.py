@@ -26,7 +26,7 @@ data, _test = corpus.windows(_context)
 
 
 def init(key: jax.Array) -> Params:
-    """Normal weights of variance 1 / inputs, embeddings of 0.02; layers end small."""
+    """Normal weights of variance 1 / inputs, embeddings of 0.02."""
     shapes = {"embedding": (len(corpus.ALPHABET), _width), "position": (_context, _width)}
     for layer in range(_layers):
         shapes |= {

@@ -4,8 +4,10 @@ import html
 import re
 from collections.abc import Iterable
 
-# What no page may hold: control characters, and halves of characters.
-_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+# What no page may hold: control characters, also those that turn text around, and halves of
+# characters.
+_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_LINE_END = re.compile("\r\n?")
 _VOID = {"img"}
 
 
@@ -22,7 +24,8 @@ def escaped(text: object) -> Markup:
       >>> escaped("<b> & 'c'")
       '&lt;b&gt; &amp; &#x27;c&#x27;'
     """
-    return Markup(html.escape(_UNFIT.sub("\N{REPLACEMENT CHARACTER}", str(text))))
+    lines = _LINE_END.sub("\n", str(text))
+    return Markup(html.escape(_UNFIT.sub("\N{REPLACEMENT CHARACTER}", lines)))
 
 
 def joined(parts: Iterable[str]) -> Markup:

@@ -14,6 +14,9 @@ from adam_jax.race.report.samples import samples
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Failure, Race
 
+_INCOMPLETE = (
+    "Interrupted: this is what was finished by then. The same command with the same folder goes on."
+)
 _MOST_VERDICTS = 10  # before the others are folded away
 
 
@@ -22,6 +25,7 @@ def page(
     command: str,
     versions: Mapping[str, str],
     profiles: Sequence[Lines] = (),
+    complete: bool = True,
 ) -> str:
     """Writes a race as HTML.
 
@@ -30,6 +34,7 @@ def page(
       command: what was typed to run them.
       versions: of what has had a part in them, by name.
       profiles: over all problems, if there are several.
+      complete: whether all that was asked for was raced.
 
     Returns:
       The page. It asks for nothing: no script, style, font or picture from elsewhere.
@@ -40,6 +45,7 @@ def page(
     several = len(results) > 1
     named = f"{len(results)} problems" if several else races[0].problem
     body = [
+        "" if complete else element("p", _INCOMPLETE, class_="failures"),
         _overview(results) if several else "",
         _over_all(profiles, charts) if profiles else "",
         *(_problem(place, result, charts, several) for place, result in enumerate(results, 1)),

@@ -40,7 +40,7 @@ def lines(scores: Sequence[Score], named: Sequence[str]) -> tuple[Lines, Lines]:
     ordered = [inside[name] for name in named if name in inside]
     return (
         _lines("Learning rate tuned on each problem", ordered, lambda score: score.tuned),
-        _lines("One learning rate on all problems", ordered, lambda score: score.default),
+        _lines("Learning rate nearest to the usual one", ordered, lambda score: score.default),
     )
 
 

@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def run(arguments: Namespace) -> int:
     """Searches, and returns the exit status."""
     # Before any time is spent: a missing extra should not come out at the end of the search.
     picture = require("adam_jax.race.tune.picture") if arguments.out else None
+    stdout = sys.stdout
     # What the user's own code prints is not a part of the document.
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
         entrant = _entrant(arguments.entrant)
@@ -36,22 +38,27 @@ def run(arguments: Namespace) -> int:
         epochs = arguments.epochs or chosen.epochs
         first = candidates(searched)
         search = Search(trainer, searched, first, arguments.seeds, epochs, arguments.tolerance)
-        stopped = _stopped(search, arguments.time_limit)
-    found = search.findings
-    if stopped and found.recommended is None:
+
+        def tell() -> None:
+            found = search.findings
+            title = f"{entrant.name} on {Path(chosen.name).stem}"
+            report = document.report(chosen, entrant.name, searched, found)
+            try:
+                with printing(), redirect_stdout(stdout):
+                    if arguments.json:
+                        print(report)
+                    else:
+                        show(title, searched, found)
+            finally:  # a search that cannot be shown is kept all the same
+                if picture:
+                    drawn = picture.draw(title, found)
+                    files = {"tune.png": drawn, "tune.json": f"{report}\n".encode()}
+                    folder.write(arguments.out, files)
+
+        stopped = _stopped(search, arguments.time_limit, tell)
+    if stopped and search.findings.recommended is None:
         raise stopped
-    title = f"{entrant.name} on {Path(chosen.name).stem}"
-    report = document.report(chosen, entrant.name, searched, found)
-    try:
-        with printing():
-            if arguments.json:
-                print(report)
-            else:
-                show(title, searched, found)
-    finally:  # a search that cannot be shown is kept all the same
-        if picture:
-            files = {"tune.png": picture.draw(title, found), "tune.json": f"{report}\n".encode()}
-            folder.write(arguments.out, files)
+    tell()
     if isinstance(stopped, UsageError):
         raise stopped
     if stopped:
@@ -69,10 +76,17 @@ def _entrant(text: str) -> Entrant:
     return found[0]
 
 
-def _stopped(search: Search, limit: float | None) -> KeyboardInterrupt | UsageError | None:
-    """Searches, and tells what kept it from its end."""
+def _stopped(
+    search: Search, limit: float | None, last: Callable[[], None]
+) -> KeyboardInterrupt | UsageError | None:
+    """Searches, and returns what kept it from its end; does the last thing if no other can be."""
+
+    def known() -> None:
+        if search.findings.recommended is not None:
+            last()
+
     try:
-        with display() as shown, _interruptible() as check, within(limit, "the search"):
+        with display() as shown, _interruptible() as check, within(limit, "the search", known):
             for event in search.run():
                 shown(event)
                 check()

@@ -4,7 +4,7 @@ import _thread
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from adam_jax.race.errors import UsageError
@@ -13,7 +13,9 @@ _PATIENCE = 2.0  # seconds for Python code to see that it is interrupted
 
 
 @contextmanager
-def within(seconds: float | None, what: str) -> Iterator[None]:
+def within(
+    seconds: float | None, what: str, last: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Interrupts what takes longer, as Ctrl-C does, and ends the process if nothing hears it.
 
     As nothing does that waits for the device.
@@ -21,6 +23,7 @@ def within(seconds: float | None, what: str) -> Iterator[None]:
     Args:
       seconds: the limit; `None` for none.
       what: what is limited, such as "the search".
+      last: what is to be done before the process is ended, in another thread.
 
     Raises:
       UsageError: if it was interrupted.
@@ -37,8 +40,12 @@ def within(seconds: float | None, what: str) -> Iterator[None]:
         expired.set()
         _thread.interrupt_main()
         if not done.wait(_PATIENCE):
-            print(f"adam-jax: error: {line}", file=sys.stderr, flush=True)
-            os._exit(2)
+            try:
+                last()
+                sys.stdout.flush()
+            finally:
+                print(f"adam-jax: error: {line}", file=sys.stderr, flush=True)
+                os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()
     try:

@@ -173,12 +173,13 @@ def wanted(scan: Scan) -> list[float]:
 
 
 def _outward(scan: Scan) -> Iterator[list[float]]:
-    """On either side what is left of the grid, if no value there is known to be worse."""
-    grid, alike = scan.axis.grid, scan.alike
-    if max(scan.trials) == alike[-1]:
-        yield [value for value in grid if value > alike[-1]]
-    if min(scan.trials) == alike[0]:
-        yield [value for value in reversed(grid) if value < alike[0]]
+    """On either side what is left of the grid, if the nearest of it is not known to be worse."""
+    grid, alike, tried = scan.axis.grid, scan.alike, scan.trials
+    above = [value for value in grid if value > alike[-1]]
+    below = [value for value in reversed(grid) if value < alike[0]]
+    for side in (above, below):
+        if side and side[0] not in tried:
+            yield [value for value in side if value not in tried]
 
 
 def _closer(scan: Scan) -> list[float]:

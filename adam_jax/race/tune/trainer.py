@@ -5,7 +5,6 @@ scalars, so a group costs a compilation for its width, whatever the values.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adam_jax.race.entrants import Entrant
-from adam_jax.race.errors import UsageError, blaming, brief
+from adam_jax.race.errors import blaming, running
 from adam_jax.race.feed import Tree
 from adam_jax.race.problem import Problem
 from adam_jax.race.runner import Settings, _over_runs, _Track, trained
@@ -73,14 +72,14 @@ class Trainer:
     def start(self, members: Sequence[Values]) -> Group:
         """A group that has not been trained."""
         given = self._given(members)
-        with self._blaming():
+        with running(f"entrant {self._entrant.name!r}"):
             return Group(members, given, self._start(given, self._track.params))
 
     def train(self, group: Group, epochs: int) -> Iterator[int]:
         """Trains until the group has been given so many epochs, and yields each one's number."""
         while group.epochs < epochs:
             items = self._track.items(group.epochs)
-            with self._blaming():
+            with running(f"entrant {self._entrant.name!r}"):
                 if not group.losses:
                     group.losses.append(self._track.losses(group.carry[0], items))
                 carry, group.carry = group.carry, None  # donated
@@ -91,7 +90,7 @@ class Trainer:
     def keep(self, group: Group, members: Sequence[Values]) -> Group:
         """Those of a group that go on, with what they have learnt."""
         kept = [group.members.index(values) for values in members]
-        with self._blaming():
+        with running(f"entrant {self._entrant.name!r}"):
             carry = self._take(group.carry, jnp.asarray(kept))
         smaller = Group(members, self._given(members), carry)
         smaller.losses = [losses[:, kept] for losses in group.losses]
@@ -125,11 +124,3 @@ class Trainer:
     def _made(self, given: dict[str, jax.Array]) -> Any:
         rate, *others = self._names
         return self._entrant.build(given[rate], **{name: given[name] for name in others})
-
-    @contextmanager
-    def _blaming(self) -> Iterator[None]:
-        try:
-            yield
-        except jax.errors.JaxRuntimeError as error:  # out of memory, or a callback's
-            message = f"entrant {self._entrant.name!r} cannot be run: {brief(str(error))}"
-            raise UsageError(message) from error

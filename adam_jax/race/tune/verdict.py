@@ -12,6 +12,7 @@ from adam_jax.race.tune.chance import ahead
 from adam_jax.race.tune.results import Findings, Scan, Trial
 from adam_jax.race.tune.space import LEARNING_RATE
 
+_FEWEST = 3  # seeds, of which ranges that do not meet are unlikely by chance, at 5%
 _TOO_SMALL = "Too small a budget to tell:"
 
 
@@ -33,13 +34,15 @@ def verdicts(found: Findings) -> list[Verdict]:
     if not found.rungs:
         return []
     trial, said = found.recommended, [*_start(found)]
+    if trial:
+        said += _few_seeds(found)
     if trial is None:
         return said or [*_diverged(found)]
     said += [*_incomplete(found), *_nothing_learnt(found, trial), *_order(found)]
     said += _falling(found, trial)
     for scan in found.scans:
         said += [*_doubts(found, scan), *_range(scan)]
-    return [*said, *_cliff(found), *_one_seed(found)]
+    return [*said, *_cliff(found)]
 
 
 def _start(found: Findings) -> Iterator[Verdict]:
@@ -100,7 +103,7 @@ def _nothing_learnt(found: Findings, trial: Trial) -> Iterator[Verdict]:
 def _order(found: Findings) -> Iterator[Verdict]:
     """Whether a part of the budget has misled, as far as is known, and by more than chance."""
     best, winner = found.recommended, found.winner
-    if best is None or winner is None:
+    if best is None or winner is None or found.seeds < _FEWEST:
         return
     turned = _turned(found, best)
     at_first = found.trials.get(best.values, winner)
@@ -196,10 +199,11 @@ def _cliff(found: Findings) -> Iterator[Verdict]:
         )
 
 
-def _one_seed(found: Findings) -> Iterator[Verdict]:
-    if found.seeds == 1:
+def _few_seeds(found: Findings) -> Iterator[Verdict]:
+    if found.seeds < _FEWEST:
+        seeds = "One seed does" if found.seeds == 1 else "Two seeds do"
         yield Verdict(
-            "one-seed", "One seed does not tell how much of this is chance; --seeds 3 does."
+            "few-seeds", f"{seeds} not tell how much of this is chance; --seeds {_FEWEST} does."
         )
 
 
