@@ -381,6 +381,14 @@ class TestTimeLimit:
         with pytest.raises(UsageError, match=r"^it took more than the 0.05 s of --time-limit$"):
             hang()
 
+    def test_in_the_background_where_ctrl_c_is_not_heard(self):
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            self.test_it_is_an_error_and_no_interruption()
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def test_a_device_that_hangs(self, write, tmp_path):
         """Nothing in Python is heard while it waits for that."""
         source = LINE.replace("    x, y = batch", "    jax.debug.callback(hang)\n    x, y = batch")

@@ -2,6 +2,7 @@
 
 import _thread
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -47,6 +48,10 @@ def within(
                 print(f"adam-jax: error: {line}", file=sys.stderr, flush=True)
                 os._exit(2)
 
+    # A shell lets what it runs in the background not hear Ctrl-C; of the time it should.
+    deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    if deaf:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=watch, daemon=True).start()
     try:
         yield
@@ -56,3 +61,5 @@ def within(
         raise
     finally:
         done.set()
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
