@@ -39,8 +39,8 @@ def lines(scores: Sequence[Score], named: Sequence[str]) -> tuple[Lines, Lines]:
     inside = {score.entrant: score for score in scores}
     ordered = [inside[name] for name in named if name in inside]
     return (
-        _lines("Learning rate tuned on each problem", ordered, lambda score: score.tuned),
-        _lines("Learning rate nearest to the usual one", ordered, lambda score: score.default),
+        _lines("learning rate tuned on each problem", ordered, lambda score: score.tuned),
+        _lines("learning rate nearest to the usual one", ordered, lambda score: score.default),
     )
 
 
@@ -67,7 +67,7 @@ def figure(paper: Paper, profile: Lines, styles: Styles) -> Any:
     """Draws a profile; those that have no style are grey and have no name."""
     figure, axes = canvas(
         paper,
-        f"{profile.name}: share of problems solved",
+        f"{profile.name.capitalize()}: share of problems solved",
         "at the lines' ends: score, the mean share over tau",
     )
     labels: list[Label] = []
