@@ -197,6 +197,7 @@ def test_an_equinox_model():
     assert bool(jnp.all(after.layers[1].weight != model.layers[1].weight))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "settings",
     [

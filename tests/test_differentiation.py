@@ -227,6 +227,7 @@ def serviced(rate):
     return with_metrics(skip_unstable(accumulate(step, 2), threshold=100.0))
 
 
+@pytest.mark.exhaustive
 def test_derivatives_through_services(x64):
     """Whose norm, which all is divided by, may be 0 too."""
 
@@ -280,6 +281,7 @@ def test_a_learning_rate_is_learnt_through_ten_steps(x64):
     assert after < 1.0001 * grid.min()
 
 
+@pytest.mark.exhaustive
 def test_radams_derivative_is_finite_where_nothing_is_averaged():
     """At b2 = 0 what counts the averaged gradients leaves float32, from the second step on."""
 

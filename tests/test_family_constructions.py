@@ -164,6 +164,7 @@ def test_the_papers_decay_does_not_know_the_base_learning_rate() -> None:
     assert silent(adam_jax.adamw, 1e-3, 1e-4) > 0.9999
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("make", [adam_jax.amsgradw, adam_jax.adamaxw, adam_jax.nadamw])
 def test_only_decoupled_decay_is_the_same_for_weak_and_strong_gradients(make: Any) -> None:
     """Section 2: noise of scales 0.01 and 100. AdamW was shown; its relatives divide likewise."""

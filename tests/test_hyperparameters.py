@@ -148,6 +148,7 @@ def test_one_can_differentiate_through_each():
         assert abs(up - down) > 3e-6
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "settings",
     [

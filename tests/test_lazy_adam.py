@@ -200,6 +200,7 @@ def on_mesh(kind, *axes):
     return jax.device_put(table, NamedSharding(mesh_of((8,), kind), P(*axes)))
 
 
+@pytest.mark.exhaustive
 def test_a_step_on_a_sharded_table_is_the_same():
     g = {"embedding": Rows(jnp.array([9, 3, 9]), jnp.ones((3, 8)) / 3, 16)}
     tx, p = lazy_adam(0.1, weight_decay=0.1, catch_up="exact"), on_mesh("auto", "x", None)

@@ -98,6 +98,7 @@ def test_flax_nnx():
     assert sum(moved) == 5
 
 
+@pytest.mark.exhaustive
 def test_flax_linen():
     linen = pytest.importorskip("flax.linen", reason="Flax wants a recent JAX")
     boxed = linen.with_partitioning(linen.initializers.lecun_normal(), (None, "model"))
@@ -119,6 +120,7 @@ def test_flax_linen():
     }
 
 
+@pytest.mark.exhaustive
 def test_equinox():
     eqx = pytest.importorskip("equinox", reason="Equinox wants a recent JAX")
     key = jax.random.key(0)

@@ -162,6 +162,7 @@ def history(tx, stream, params):
     return jax.jit(partial(jax.lax.scan, step))((params, tx.init(params)), stacked)
 
 
+@pytest.mark.exhaustive
 def test_it_measures_in_the_first_step_and_every_so_many():
     params = parameters()
     stream = gradients(8, params)
@@ -237,6 +238,7 @@ def test_large_leaves_are_summed_right(shape):
         np.testing.assert_allclose(read_metrics(state)[name], expected[name], 2e-4, err_msg=name)
 
 
+@pytest.mark.exhaustive
 def test_the_sample_is_of_the_whole_leaf():
     # The first half of the rows is never seen; of the others every second column is noise.
     g = [np.where(np.arange(512) % 2, large((1024, 512), seed), 1.0) for seed in range(2)]

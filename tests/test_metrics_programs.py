@@ -69,6 +69,7 @@ ODD = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", mostly(("no promotion",), SETTINGS))
 def test_any_leaves_under_any_settings(name):
     with configured(SETTINGS[name]):

@@ -175,6 +175,7 @@ def test_of_sharded_arrays_it_is_the_whole_norm_and_moves_none(scale):
     assert not re.search("all-gather|all-to-all|collective-permute", text)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("scale", [1.0, 1e30, 1e-30])
 def test_its_derivative_is_the_direction(scale):
     x = [noise((4,), scale=scale), noise((2, 2), BF16, scale)]

@@ -47,6 +47,7 @@ def colour_of(axes, y):
     return line.get_color()
 
 
+@pytest.mark.exhaustive
 def test_each_metric_is_drawn_as_it_is_and_named(history):
     found = panels(plots.metrics(history))
     assert list(found) == [

@@ -128,6 +128,7 @@ def test_an_elements_bits_are_independent_over_steps() -> None:
             assert chi_square(bits[:-lag], bits[lag:]) < 5
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("word", ["seed", "count", "leaf", "slot"])
 def test_each_word_of_the_key_matters(word: str) -> None:
     """Its first bits also: no two of 256 values give the same bits anywhere in one draw."""
@@ -171,6 +172,7 @@ def test_eager_jit_and_vmap_give_the_same_bits() -> None:
     np.testing.assert_array_equal(jax.vmap(draw)(seeds, counts), eager)
 
 
+@pytest.mark.exhaustive
 def test_an_element_is_hashed_by_its_place_in_the_raveled_array() -> None:
     key = fold(1, 2, 3)
     flat = np.asarray(random_bits(key, (24,)))

@@ -61,6 +61,7 @@ def test_steps_are_pytorchs(dtype):
     assert difference(found, TRACES.parameters["SparseAdam", dtype]) <= BOUND[dtype]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("wrong", [{"eps_hat": False}, {"eps_hat": True, "catch_up": "decay"}])
 def test_another_convention_would_be_found(wrong):
     found = replay("float32", **wrong)

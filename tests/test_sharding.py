@@ -116,6 +116,7 @@ def test_shards_are_the_unsharded_step(name, layout, programs):
 # --- inside of shard_map -------------------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", mostly(("auto",), ["auto", "explicit"]))
 @pytest.mark.parametrize("name", mostly(("default", "four_bit-nearest"), ["default", *NEAREST]))
 def test_each_device_updates_its_shard_inside_shard_map(name, kind):
@@ -202,6 +203,7 @@ def test_replicas_stay_equal_inside_shard_map(name):
 # --- blocks that shards cut ----------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "bfloat16"])
 def test_blocks_across_shards_are_right(name):
     # 5 elements a shard: of 4 bits even bytes are cut.

@@ -235,6 +235,7 @@ def test_counters_stay_at_their_largest_number():
     assert (int(state.skipped_in_row), int(state.skipped_total)) == (largest, largest)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("threshold", [None, 6.0])
 def test_keeps_the_contract_of_a_transformation(threshold, x64):
     params = {"a": parameters(jnp.bfloat16), "none": None, "z": jnp.zeros((0, 2), jnp.complex64)}
@@ -280,6 +281,7 @@ def test_arguments_are_checked(arguments, message):
         skip_unstable(1)
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="XLA fused fewer sums then")
 @pytest.mark.parametrize("moments", [None, jnp.bfloat16, EIGHT_BIT], ids=str)
 def test_holds_no_array_of_a_parameters_size(moments):

@@ -303,6 +303,7 @@ def test_the_largest_gradients_do_not_lose_their_mean_square(kind: str) -> None:
 # --- the state is a plain pytree -----------------------------------------------------------------
 
 
+@pytest.mark.exhaustive
 @every_kind
 def test_the_state_is_a_plain_pytree(kind: str) -> None:
     tx = adam_jax.adam(1e-3, **both(KINDS[kind](min_size=0)))

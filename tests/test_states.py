@@ -59,6 +59,7 @@ def test_hyperparameters_are_no_moments_of_a_scalar(params):
     assert all(not np.any(x) for x in jax.tree.leaves(reset.inner_state[0].mu))
 
 
+@pytest.mark.exhaustive
 def test_metrics_of_a_bare_array_and_of_an_ensemble():
     tx, w = adam_jax.with_metrics(adam_jax.adam(0.1), paths=""), jnp.ones(3)
     updates, state = tx.update(w, tx.init(w), w)

@@ -61,6 +61,7 @@ def test_rows_begin_again_in_every_format(member):
         assert np.any(a[rows] != b[rows])
 
 
+@pytest.mark.exhaustive
 @every_member
 def test_whole_parameters_begin_again(member):
     """With a mask that ends above the leaves, or is one array for several."""
@@ -229,6 +230,7 @@ def test_parameters_that_are_one_array_in_a_scan():
     np.testing.assert_allclose(mus[5:7], sizes, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_shards_stay_where_they_are(kind):
     kinds = getattr(jax.sharding, "AxisType", None)

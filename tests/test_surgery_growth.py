@@ -73,6 +73,7 @@ def at_rest(x, spec, moment):
     return jax.jit(lambda x: storage.format_of("dtype", spec).encode(x, moment, None))(x)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("growth", mostly(GROWTHS[::3], GROWTHS), ids=str)
 def test_any_axis_can_grow(growth):
     before, after, name = growth
@@ -95,6 +96,7 @@ def test_any_axis_can_grow(growth):
             np.testing.assert_array_equal(new[:3, :44], old[:, :44])
 
 
+@pytest.mark.exhaustive
 def test_a_leaf_that_becomes_large_enough_takes_its_format():
     formats = {"mu_dtype": storage.eight_bit(), "nu_dtype": storage.four_bit()}
     tx = adam_jax.adam(0.1, **formats)

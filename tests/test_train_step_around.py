@@ -66,6 +66,7 @@ def test_metrics():
     assert {name: info[name].item() for name in metrics} == metrics
 
 
+@pytest.mark.exhaustive
 def test_the_modules_of_equinox():
     equinox = pytest.importorskip("equinox")
     model = equinox.nn.MLP(3, "scalar", 8, 1, jnp.tanh, key=jax.random.key(0))
@@ -100,6 +101,7 @@ def test_the_modules_of_flax():
     assert nnx.merge(graph, params, rest)(X).shape == (8, 1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("parts", [None, 4])
 def test_parameters_over_devices_stay_there(parts):
     assert jax.device_count() == 8
