@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from adam_jax.race.results import Race, Standing, median_curve, rounded, standings, target_loss
+from adam_jax.race.results import Race, Standing, median_curve, rounded
 
 _FEW = 5
 
@@ -19,15 +19,12 @@ class Result:
     @cached_property
     def target(self) -> float:
         """The loss that counts as solved."""
-        given = self.race.target
-        return target_loss(self.race.outcomes) if given is None else given
+        return self.race.solved_at
 
     @cached_property
     def rows(self) -> list[Standing]:
         """The entrants that finished, lowest loss first."""
-        if not self.race.outcomes:
-            return []
-        return standings(self.race.outcomes, self.target, self.race.steps)
+        return self.race.standings
 
 
 def summary(result: Result) -> str:
