@@ -81,7 +81,7 @@ def _meeting(arguments: Namespace, problems: int) -> Meeting:
 def _hold(held: Meeting, problems: Sequence[str]) -> KeyboardInterrupt | UsageError | None:
     """Races, and returns what stopped it, if anything did."""
     try:
-        with display(len(problems), len(held.racing)) as show, _interruptible() as check:
+        with display(len(problems), len(held.racing)) as show, interruptible() as check:
 
             def seen(problem: str, event: Event | Taken) -> None:
                 show(problem, event)
@@ -152,7 +152,7 @@ def _interrupted(races: Sequence[Race], problems: int, entrants: int) -> str:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], None]]:
+def interruptible() -> Iterator[Callable[[], None]]:
     """A check that raises once Ctrl-C has been pressed, also if it came where Python ignores it.
 
     As it does in callbacks of its garbage collector, of which JAX has one.

@@ -66,7 +66,7 @@ def race(
     Raises:
       UsageError: if the problem's own code fails, or an entrant's while it is traced.
     """
-    track = _Track(problem, settings)
+    track = Track(problem, settings)
     lanes = [_Lane(entrant, track) for entrant in entrants]
     track.check_start()
     for lane in lanes:
@@ -81,7 +81,7 @@ def one_by_one(
     Raises:
       UsageError: if the problem's own code fails before the first entrant.
     """
-    track = _Track(problem, settings)
+    track = Track(problem, settings)
     track.check_start()
     for entrant in entrants:
         yield Began(entrant.name)
@@ -97,7 +97,7 @@ def failure(entrant: str, error: UsageError) -> Failure:
     return Failure(entrant, str(error).removeprefix(f"entrant {entrant!r} "))
 
 
-class _Track:
+class Track:
     """What all entrants share: first parameters, batches, and how the loss is measured."""
 
     def __init__(self, problem: Problem, settings: Settings):
@@ -109,7 +109,7 @@ class _Track:
         with blaming(f"{problem.file.name}: `init` must return one shape for every key"):
             self.params = feed.stack(first)
         self._data_keys = [data_key for _, data_key in pairs]
-        self._measure = jax.jit(_over_runs(self._mean_loss, (0, None, None), (0, None, 0)))
+        self._measure = jax.jit(over_runs(self._mean_loss, (0, None, None), (0, None, 0)))
 
     def check_start(self) -> None:
         """Makes sure that there is a loss to come down from, whoever races."""
@@ -176,14 +176,14 @@ class _Track:
 class _Lane:
     """One entrant's compiled training, and the runs that it makes."""
 
-    def __init__(self, entrant: Entrant, track: _Track):
+    def __init__(self, entrant: Entrant, track: Track):
         self.name = entrant.name
         self._entrant = entrant
         self._track = track
         began = time.perf_counter()
-        start = jax.jit(_over_runs(self._start, (0, None), (None, 0)))
+        start = jax.jit(over_runs(self._start, (0, None), (None, 0)))
         train = jax.jit(
-            _over_runs(self._train, (0, 0, None, None), (None, 0, None, 0)), donate_argnums=1
+            over_runs(self._train, (0, 0, None, None), (None, 0, None, 0)), donate_argnums=1
         )
         problem = track.problem
         with blaming(f"entrant {self.name!r} failed", entrant.file or problem.file):
@@ -279,7 +279,7 @@ def trained(
     return jax.lax.scan(step, carry, items)[0]
 
 
-def _over_runs(
+def over_runs(
     function: Callable[..., Any], rates: tuple[int | None, ...], seeds: tuple[int | None, ...]
 ) -> Callable[..., Any]:
     """Maps over learning rates inside, over seeds outside."""

@@ -173,8 +173,8 @@ def test_an_entrant_that_cannot_be_run_does_not_take_the_others_along(capsys, wr
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nwhile ...")
         return measured(track, *arguments)
 
-    measured = runner._Track.losses
-    monkeypatch.setattr(runner._Track, "losses", losses)
+    measured = runner.Track.losses
+    monkeypatch.setattr(runner.Track, "losses", losses)
     assert main(["race", write(), "--entrants", "sgd,adam,momentum"]) == 2
     printed = capsys.readouterr()
     assert "Lowest loss: " in printed.out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adam_jax.race import entrants, folder, grid, problem
 from adam_jax.race.cli import INTERRUPTED
-from adam_jax.race.command import _interruptible
+from adam_jax.race.command import interruptible
 from adam_jax.race.entrants import Entrant
 from adam_jax.race.errors import UsageError, printing, require
 from adam_jax.race.tune import document
@@ -86,7 +86,7 @@ def _stopped(
             last()
 
     try:
-        with display() as shown, _interruptible() as check, within(limit, "the search", known):
+        with display() as shown, interruptible() as check, within(limit, "the search", known):
             for event in search.run():
                 shown(event)
                 check()

@@ -15,7 +15,7 @@ from adam_jax.race.entrants import Entrant
 from adam_jax.race.errors import blaming, running
 from adam_jax.race.feed import Tree
 from adam_jax.race.problem import Problem
-from adam_jax.race.runner import Settings, _over_runs, _Track, trained
+from adam_jax.race.runner import Settings, Track, over_runs, trained
 from adam_jax.race.tune.results import Trial
 from adam_jax.race.tune.space import Axis, Values
 
@@ -59,10 +59,10 @@ class Trainer:
         self._problem = problem
         self._entrant = entrant
         self._names = [axis.name for axis in axes]
-        self._track = _Track(problem, Settings((1.0,), seeds, 1))
-        self._start = jax.jit(_over_runs(self._begin, (0, None), (None, 0)))
+        self._track = Track(problem, Settings((1.0,), seeds, 1))
+        self._start = jax.jit(over_runs(self._begin, (0, None), (None, 0)))
         self._train = jax.jit(
-            _over_runs(self._epoch, (0, 0, None, None), (None, 0, None, 0)), donate_argnums=1
+            over_runs(self._epoch, (0, 0, None, None), (None, 0, None, 0)), donate_argnums=1
         )
         self._take = jax.jit(
             lambda tree, kept: jax.tree.map(lambda leaf: jnp.take(leaf, kept, 1), tree)
