@@ -129,7 +129,7 @@ def _add_race(commands: Any) -> None:
         "epochs are taken from there",
     )
     add("--fresh", action="store_true", help="race again what is in results.jsonl, and replace it")
-    add("--json", action="store_true", help="print one JSON document in place of the table")
+    _add_json(parser)
 
 
 def _add_tune(commands: Any) -> None:
@@ -184,7 +184,7 @@ def _add_tune(commands: Any) -> None:
         metavar="DIR",
         help="write tune.png and tune.json there, over older ones",
     )
-    add("--json", action="store_true", help="print one JSON document in place of the table")
+    _add_json(parser)
 
 
 def _add_memory(commands: Any) -> None:
@@ -209,7 +209,7 @@ def _add_memory(commands: Any) -> None:
         help="and of that each of so many devices' part, as `adam_jax.sharding.zero` divides it, "
         "and what each sends a step, where gradients have the parameters' dtypes",
     )
-    add("--json", action="store_true", help="print one JSON document in place of the table")
+    _add_json(parser)
 
 
 def _add_optimizers(commands: Any) -> None:
@@ -217,9 +217,7 @@ def _add_optimizers(commands: Any) -> None:
         "optimizers", help="every optimizer of the family, in a line", description=_OPTIMIZERS
     )
     parser.set_defaults(run=optimizers.run)
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON document in place of the table"
-    )
+    _add_json(parser)
 
 
 def _add_problems(commands: Any) -> None:
@@ -227,6 +225,10 @@ def _add_problems(commands: Any) -> None:
         "problems", help="every built-in problem, in a line", description=_PROBLEMS
     )
     parser.set_defaults(run=listing.run)
+    _add_json(parser)
+
+
+def _add_json(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document in place of the table"
     )
