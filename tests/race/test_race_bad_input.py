@@ -13,19 +13,8 @@ from adam_jax.race.cli import main
 
 
 @pytest.fixture
-def refused(capsys, tmp_path):
-    """Runs a race that must be refused, and returns the line that says why."""
-
-    def refused(problem, *arguments):
-        assert main(["race", problem, "--out", str(tmp_path / "out"), *arguments]) == 2
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        assert printed.err.startswith("adam-jax: error: ")
-        assert printed.err.count("\n") == 1
-        assert not (tmp_path / "out").exists()
-        return printed.err
-
-    return refused
+def refused(refused_by):
+    return refused_by("race")
 
 
 @pytest.mark.parametrize(
