@@ -187,9 +187,11 @@ def _init_leaf(
 def full_beside(x: jax.Array, value: Scalar, dtype: Any = None) -> jax.Array:
     """``value`` in the shape of ``x``, by default in its dtype, and on its devices."""
     # Never true, for a NaN is not negative. Under jit a constant has no sharding of its own: this
-    # ties it to the parameter, whose sharding XLA then gives to it too.
+    # ties it to the parameter, whose sharding XLA then gives to it too. (On an Explicit mesh the
+    # type has it from `x` itself: what is like `x` need not have its sharding.)
     never = jnp.isnan(x.real) & (x.real < 0)
-    return jnp.where(never, jnp.ones_like(x, dtype), jnp.full_like(x, value, dtype))
+    alike = x if dtype is None else x.real.astype(dtype)
+    return jnp.where(never, alike, jnp.asarray(value, alike.dtype))
 
 
 # Jitted by itself too, so that a sum of products is rounded as often in a step outside of a jit.
