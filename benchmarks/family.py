@@ -2,8 +2,10 @@
 
 Members are those of `adam-jax optimizers`, all of them; each with a namesake in Optax is timed
 against it, a ``w`` that Optax lacks against the same without decay, and the others against
-`optax.adam`. Twins of one state share their arrays and step on in turn, in an order that rotates by
-round, so that noise meets both; a ratio is the median over the rounds of the ratio within one.
+`optax.adam`. Each is compiled twice, in the order ours, theirs, theirs, ours, for the place in that
+order may matter more than the optimizer; the ratio in a round is of the sums of both. Twins of one
+state share their arrays and step on in turn, forwards and backwards by round, so that noise meets
+all; the ratio printed is the median over the rounds.
 Temporaries and bytes are XLA's counts, and exact.
 """
 
@@ -51,7 +53,8 @@ def measure(name: str, leaves: int, size: int, rounds: int, steps: int) -> list[
     # One and the same arrays, if they fit both.
     alike = jax.tree.structure(first.state) == jax.tree.structure(reference.init(gradients))
     second = first if twin(name) and alike else training(reference)
-    entrants = [first.contestant("ours", ours, None), second.contestant("theirs", reference, None)]
+    both = [(first, ours), (second, reference)]
+    entrants = [training.contestant("", tx, None) for training, tx in both + both[::-1]]
     for entrant in entrants:
         entrant.run(2)
     for number in range(rounds):
@@ -60,8 +63,9 @@ def measure(name: str, leaves: int, size: int, rounds: int, steps: int) -> list[
             start = time.perf_counter()
             entrant.run(steps)
             entrant.seconds.append((time.perf_counter() - start) / steps)
-    mine, other = entrants
-    ratios = [a / b for a, b in zip(mine.seconds, other.seconds, strict=True)]
+    mine, other = entrants[:2]
+    rows = zip(*[entrant.seconds for entrant in entrants], strict=True)
+    ratios = [(a + d) / (b + c) for a, b, c, d in rows]
     low, middle, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
     parameters = leaves * size
     assert mine.counts
