@@ -9,6 +9,7 @@ takes a = b = 1; a = 1.27, about 4 / pi, makes the direction 1 where gradients a
 keeps its phase.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -28,6 +29,13 @@ from adam_jax.rule import (
     safe_divide,
     square,
     with_magnitude,
+)
+
+# atan(r) = r (1 + r**2 P(r**2)) for r from 0 to 1: P's coefficients, the highest first, which make
+# the largest relative error least (Remez): 2.6e-9.
+_ATAN = (
+    *(-0.001793620289, 0.01091459896, -0.03117783214, 0.05795757842, -0.08403449336),
+    *(0.1095218539, -0.1426424159, 0.1999854827, -0.3333329909),
 )
 
 
@@ -62,8 +70,22 @@ class AdamAtan2(Rule):
 
 @jax.custom_jvp
 def angle(y: jax.Array, x: jax.Array) -> jax.Array:
-    """``atan2(y, x)``, whose derivative at the origin is taken as 0 and not as NaN."""
-    return jnp.arctan2(y, x)
+    """``atan2(y, x)`` for ``x >= 0``; its derivative at the origin is taken as 0 and not as NaN."""
+    return jnp.arctan2(y, x) if y.dtype == jnp.float64 else _angle(y, x)
+
+
+def _angle(y: jax.Array, x: jax.Array) -> jax.Array:
+    """The same in float32, by what any device computes many entries of at once.
+
+    Of ``atan2`` XLA:CPU calls the C library for each, which takes ten times as long as a step. That
+    is within 1.5 units in the last place, and this within 2.
+    """
+    height = jnp.abs(y)
+    tangent = safe_divide(jnp.minimum(height, x), jnp.maximum(height, x))
+    z = tangent * tangent
+    slope = z * jnp.polyval(jnp.asarray(_ATAN, y.dtype), z)
+    flat = tangent + tangent * slope
+    return jnp.copysign(jnp.where(height > x, jnp.asarray(math.pi / 2, y.dtype) - flat, flat), y)
 
 
 @angle.defjvp
