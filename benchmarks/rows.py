@@ -3,8 +3,8 @@
 The reference is `adam_jax.adam` on the whole table, its gradient an array. The contestants are
 `adam_jax.lazy_adam` in each of its ways to catch up, the touched rows drawn anew for each of a few
 steps, in turn. All are donated, with `optax.apply_updates`, and run one after another in a random
-order each round; a ratio is the median over rounds of the ratio in the same round. The limit is what
-each of them must do at least: it adds the gradient to these rows of the table and of two moments.
+order each round; a ratio is the median over rounds of the ratio in the same round. The limit is
+what each must do at least: it adds the gradient to these rows of the table and of two moments.
 Temporaries are XLA's count.
 """
 
