@@ -279,6 +279,7 @@ def test_no_bias_at_any_step(long_errors: dict[str, dict[Any, Step]]) -> None:
                 assert abs(x[index].mean()) < allowed, (name, b1, b2, t, x[index].mean())
 
 
+@pytest.mark.exhaustive
 def test_error_grows_as_a_random_walk(long_errors: dict[str, dict[Any, Step]]) -> None:
     for (b1, b2), error in long_errors["ours"].items():
         for index, t in enumerate(LONG):
@@ -304,6 +305,7 @@ def test_product_form_is_biased(long_errors: dict[str, dict[Any, Step]]) -> None
             assert largest(error.nu[-1]) > bounds(b1, b2, LONG[-1]).nu, b2
 
 
+@pytest.mark.exhaustive
 def test_power_form_is_biased(long_errors: dict[str, dict[Any, Step]]) -> None:
     """With b2 = 1 - 1e-6, whose correction still matters after 100,000 steps."""
     for error in long_errors["power"].values():

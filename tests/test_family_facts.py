@@ -250,7 +250,7 @@ def product(b1: float, decay: float, steps: int) -> Any:
     return np.array(rows).T
 
 
-@pytest.mark.costly
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("decay", [4e-3, 1.0])
 @pytest.mark.parametrize("b1", [0.9, 0.99])
 def test_nadams_product_needs_no_state(x64: None, b1: float, decay: float) -> None:

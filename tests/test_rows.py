@@ -73,6 +73,7 @@ def test_indices_out_of_range_are_errors_where_known_and_dropped_where_traced():
         Rows(jnp.array([1]), jnp.zeros((2, 1)), 3)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("catch_up", ["none", "decay", "exact"])
 def test_all_rows_present_is_adam_to_the_bit(catch_up):
     tx = lazy_adam(0.1, tables=everything, weight_decay=0.1, catch_up=catch_up)

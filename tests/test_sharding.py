@@ -97,6 +97,7 @@ def test_state_of_an_eager_init_lies_with_its_parameters(name):
     assert_lies_like(state.nu, params)
 
 
+@pytest.mark.costly
 def test_a_step_needs_no_collective(programs):
     for program in programs:
         text = program.as_text()
@@ -104,6 +105,7 @@ def test_a_step_needs_no_collective(programs):
         assert not [name for name in COLLECTIVES if name in text]
 
 
+@pytest.mark.costly
 def test_shards_are_the_unsharded_step(name, layout, programs):
     init, stepped = programs
     params, *stream = sharded(5, layout)

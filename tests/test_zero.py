@@ -85,12 +85,14 @@ def name(request):
     return request.node.callspec.params["run"][1]
 
 
+@pytest.mark.costly
 def test_it_is_the_undivided_step(run, name):
     # The state to the bit, also what is rounded by chance.
     assert_same_bits(run.result[2], alone(name)[2])
     assert_close(run.result[:2], alone(name)[:2], rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.costly
 def test_every_device_holds_its_part_of_the_state(run):
     whole = sum(x.nbytes for leaf in DIVIDED for x in jax.tree.leaves(moments_of(run, leaf)))
     rest = sum(x.nbytes for x in jax.tree.leaves(run.result[2])) - whole
@@ -104,6 +106,7 @@ def moments_of(run, leaf):
     return run.result[2][0].mu[leaf], run.result[2][0].nu[leaf]
 
 
+@pytest.mark.costly
 def test_updates_and_parameters_lie_as_parameters_did(run):
     for tree in run.result[:2]:
         for leaf, sharding_ in run.lying.items():
@@ -114,6 +117,7 @@ def test_an_update_is_gathered_once_and_nothing_else_moves(run):
     assert collectives(run.program) == {"all-gather": len(DIVIDED)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", ["data-and-model", "explicit"])
 def test_one_program_takes_every_step_and_donates(case):
     run = run_of(case, dict(reversed(RUNS))[case])

@@ -54,6 +54,7 @@ def test_each_is_tested():
     assert list(BEST) == NAMES
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_short(read, name):
     assert len(read[name].file.read_text().splitlines()) < 120
@@ -83,7 +84,7 @@ def test_it_begins_above_its_target(read, params, name):
     assert found.target < first < math.inf
 
 
-@pytest.mark.costly
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_its_samples(read, params, name):
     found = read[name]

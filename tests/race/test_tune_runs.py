@@ -157,6 +157,7 @@ def test_halving_finds_what_the_whole_grid_finds_for_about_half(digits):
     assert found.cost.halving < 0.55 * found.cost.grid
 
 
+@pytest.mark.exhaustive
 def test_the_best_on_digits_is_where_it_is_known_to_be(digits):
     """Of rates a decade apart it is 0.01."""
     (scan,) = digits[0].scans
