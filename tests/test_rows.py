@@ -1,5 +1,8 @@
 """Rows: gradients and updates of a few rows of a table, and the optimizer that steps on them."""
 
+from operator import itemgetter
+
+import chex
 import family
 import jax
 import jax.numpy as jnp
@@ -206,30 +209,27 @@ def test_gradients_are_those_of_whole_tables():
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 6), reason="JAX has not all of the compiler's options"
 )
-def test_a_step_has_no_temporary_of_the_tables_size():
-    size, tx = 20_000, lazy_adam(0.1, catch_up="exact")
+@pytest.mark.parametrize(
+    "around", [lambda tx: tx, adam_jax.skip_unstable], ids=["alone", "guarded"]
+)
+def test_a_step_has_no_temporary_of_the_tables_size(around):
+    size, tx = 20_000, around(lazy_adam(0.1, catch_up="exact"))
     p = {"embedding": jnp.zeros((size, WIDTH)), "v": jnp.ones(WIDTH)}
 
-    def step(p, state, indices):
-        value, found = value_and_row_grad(loss)(p, indices)
-        steps, state = tx.update(found, state, p)
-        return optax.apply_updates(p, steps), state, value
+    def temporaries(value_and_grad):
+        def step(p, state, indices):
+            value, found = value_and_grad(loss)(p, indices)
+            steps, state = tx.update(found, state, p)
+            return optax.apply_updates(p, steps), state, value
 
-    def temporaries(step):
         arguments = p, tx.init(p), jnp.arange(8)
         options = adam_jax.compiler_options()
         jitted = jax.jit(step, donate_argnums=(0, 1), compiler_options=options)
         compiled = jitted.lower(*arguments).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert temporaries(step) < size  # bytes: not a number for each row
-
-    def whole(p, state, indices):  # the twin: gradients of all rows
-        value, found = jax.value_and_grad(loss)(p, indices)
-        steps, state = tx.update(found, state, p)
-        return optax.apply_updates(p, steps), state, value
-
-    assert temporaries(whole) > size * WIDTH
+    assert temporaries(value_and_row_grad) < size  # bytes: not a number for each row
+    assert temporaries(jax.value_and_grad) > size * WIDTH  # the twin: gradients of all rows
 
 
 def test_flax_embeddings_are_looked_up():
@@ -272,6 +272,21 @@ def test_norms_clip_and_skip_sum_duplicates_first():
     steps, after = guarded.update(bad, state, p)
     assert_same_bits(optax.apply_updates(p, steps), p)
     assert int(after.inner_state.skipped_total) == 1
+
+
+def test_each_member_skips_its_own_steps():
+    """Where there are rows a step is a branch, and under ``vmap`` both are taken."""
+    tx, p, g = adam_jax.skip_unstable(lazy_adam(0.1)), params(), gradients()
+
+    def step(factor):
+        updates, state = tx.update({**g, "w": g["w"] * factor}, tx.init(p), p)
+        return optax.apply_updates(p, updates), state
+
+    both = jax.jit(jax.vmap(step))(jnp.array([1, jnp.nan]))
+    chex.assert_trees_all_close(jax.tree.map(itemgetter(0), both), step(1), rtol=1e-6)
+    assert_same_bits(jax.tree.map(itemgetter(1), both)[0], p)
+    assert_same_bits(jax.tree.map(itemgetter(1), both)[1].inner_state, tx.init(p).inner_state)
+    assert both[1].skipped_total.tolist() == [0, 1]
 
 
 def test_partition_gives_each_group_its_own():

@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from adam_jax.hyperparameters import Scalar, number, one_of, optional_steps, transformation, whole
 from adam_jax.norms import given_norm, precision, real_scalar
-from adam_jax.rows import map_values
-from adam_jax.states import choose, only
+from adam_jax.rows import Rows, is_rows
+from adam_jax.states import choose, like, only
 from adam_jax.storage.native import narrow
 
 _ENOUGH = 16  # values, before any is called an outlier
@@ -142,9 +143,20 @@ def skip_unstable(
         exhausted = state.exhausted
         if most is not None and not gives_in:
             exhausted = exhausted | (in_row >= most)
-        steps, new = inner.update(updates, state.inner_state, params, **extra_args)
-        steps = map_values(partial(_or_nothing, takes), steps)
-        new = choose(takes, new, state.inner_state)
+
+        def step(inner_state: Any) -> tuple[Any, Any]:
+            steps, new = inner.update(updates, inner_state, params, **extra_args)
+            return steps, like(new, inner_state)
+
+        if any(map(is_rows, jax.tree.leaves(updates, is_leaf=is_rows))):
+            # To choose between two states would read and write whole tables.
+            rest = partial(_rest, jax.eval_shape(step, state.inner_state)[0])
+            steps, new = lax.cond(takes, step, rest, state.inner_state)
+        else:
+            # No branch, which would keep its operands in memory: the choice joins the step's loop.
+            steps, new = step(state.inner_state)
+            steps = jax.tree.map(partial(_or_nothing, takes), steps)
+            new = choose(takes, new, state.inner_state)
         return steps, SkipUnstableState(new, in_row, total, norm, norms, values, exhausted)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -209,6 +221,18 @@ def _median(x: jax.Array, count: jax.Array) -> jax.Array:
     ordered = jnp.sort(x)
     low, high = ordered[jnp.maximum(count - 1, 0) // 2], ordered[count // 2]
     return jnp.where(count > 0, low / 2 + high / 2, 0)
+
+
+def _rest(shapes: Any, inner_state: Any) -> tuple[Any, Any]:
+    """Updates of these shapes that change nothing, and the state as it is."""
+
+    def nothing(x: Any) -> Any:
+        if is_rows(x):
+            padding = jnp.full(x.indices.shape, x.size, x.indices.dtype)
+            return Rows(padding, nothing(x.values), x.size, x.distinct)
+        return -jnp.zeros(x.shape, x.dtype)
+
+    return jax.tree.map(nothing, shapes, is_leaf=is_rows), inner_state
 
 
 def _or_nothing(takes: jax.Array, u: chex.Array) -> jax.Array:
