@@ -823,7 +823,6 @@ def disagreement(member, settings):
     return max(error(a, b) for a, b in pairs)
 
 
-@pytest.mark.costly
 @every_member_variant_too
 def test_agrees_with_the_paper(member):
     assert disagreement(member, MEMBERS[member].settings) < 1e-6

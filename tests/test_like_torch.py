@@ -15,6 +15,7 @@ import adam_jax
 from adam_jax import decay, like_torch
 
 TRACES = load(FOLDER / "torch.npz")
+FIRST = TRACES.first_array()
 # Of SparseAdam see test_rows_torch.py.
 CASES = [name for name, case in TRACES.cases.items() if case.optimizer != "SparseAdam"]
 # Of every entry, at every recorded step, relative to itself. All but 2e-6 of it is PyTorch's own
@@ -28,22 +29,20 @@ def optimizer(name, **changes):
 
 
 @cache
-def ours(name, dtype):
+def ours(dtype):
     with configured({"jax_enable_x64": dtype == "float64"}):
-        return replay(optimizer(name), TRACES, dtype)
+        return replay({name: optimizer(name) for name in CASES}, TRACES, dtype)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_steps_are_pytorchs(name, dtype):
-    assert difference(ours(name, dtype), TRACES.parameters[name, dtype]) <= BOUND[dtype]
+    assert difference(ours(dtype)[name], TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", CASES)
 def test_float32_follows_pytorchs_float64(name):
-    actual = ours(name, "float32").astype("float64")
+    actual = ours("float32")[name].astype("float64")
     assert difference(actual, TRACES.parameters[name, "float64"]) <= EXACT
 
 
@@ -75,12 +74,15 @@ TWINS = {
 }
 
 
-@pytest.mark.costly
+@cache
+def wrong():
+    return replay({name: make() for name, make in TWINS.items()}, FIRST, "float32")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_another_convention_would_be_found(name):
-    traces = TRACES.first_array()
-    wrong = replay(TWINS[name](), traces, "float32")
-    assert difference(wrong, traces.parameters[name, "float32"]) > 2 * BOUND["float32"]
+    apart = difference(wrong()[name], FIRST.parameters[name, "float32"])
+    assert apart > 2 * BOUND["float32"]
 
 
 # What only chooses an implementation, and what we add.
