@@ -85,6 +85,40 @@ def test_another_convention_would_be_found(name):
     assert apart > 2 * BOUND["float32"]
 
 
+def radam(gradients, lr, b1, b2, eps=1e-8):
+    """PyTorch's code of RAdam: the parameters after each step from 0."""
+    p = mu = nu = 0.0
+    rho_inf, path = 2 / (1 - b2) - 1, []
+    for t, g in enumerate(gradients, 1):
+        mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g * g
+        step, correction = mu / (1 - b1**t), 1 - b2**t
+        rho = rho_inf - 2 * t * b2**t / correction
+        if rho > 5:
+            top, bottom = (rho - 4) * (rho - 2) * rho_inf, (rho_inf - 4) * (rho_inf - 2) * rho
+            step *= np.sqrt(correction) / (np.sqrt(nu) + eps) * np.sqrt(top / bottom)
+        p -= lr * step
+        path.append(p)
+    return np.array(path)
+
+
+def test_radam_is_rectified_above_5_and_not_at_it(x64):
+    settings = 0.01, 0.9, 0.6666666666666667  # with which rho is 5 at step 97
+    gradients = 10 * np.random.default_rng(0).normal(size=300)
+    expected = radam(gradients, *settings)
+
+    def follow(tx):
+        def step(state, g):
+            updates, state = tx.update(g, state)
+            return state, updates
+
+        return np.cumsum(jax.lax.scan(step, tx.init(0.0), jnp.asarray(gradients))[1])
+
+    np.testing.assert_allclose(follow(like_torch.RAdam(0.01, settings[1:])), expected, rtol=1e-11)
+    reached = follow(adam_jax.radam(*settings, eps_hat=True))
+    np.testing.assert_allclose(reached[:96], expected[:96], rtol=1e-11)
+    assert np.all(np.abs(reached - expected)[96:] > 0.02)
+
+
 # What only chooses an implementation, and what we add.
 NOT_TAKEN = {"foreach", "capturable", "differentiable", "fused"}
 ADDED = ["mu_dtype", "nu_dtype", "seed"]

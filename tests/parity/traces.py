@@ -155,8 +155,8 @@ def replay(
     def step(carry, gradient):
         after = {}
         for name, (params, state) in carry.items():
-            updates, state = optimizers[name].update(gradient, state, params)
-            after[name] = optax.apply_updates(params, updates), state
+            updates, new = optimizers[name].update(gradient, state, params)
+            after[name] = optax.apply_updates(params, updates), new
         return after, {name: params for name, (params, _) in after.items()}
 
     @jax.jit
