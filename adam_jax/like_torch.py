@@ -200,7 +200,7 @@ def RAdam(
     nu_dtype: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """`torch.optim.RAdam`: `adam_jax.radam`, with eps added before nu is corrected.
+    """`torch.optim.RAdam`: `adam_jax.radam`, with ``eps_hat``, rectified where rho is above 5.
 
     Arguments are those of `Adam`.
 
@@ -221,6 +221,7 @@ def RAdam(
         decoupled_weight_decay,
         maximize,
         eps_hat=True,
+        above=True,
         learning_rate=lr,
         **_rates(betas),
         eps=eps,

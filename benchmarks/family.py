@@ -1,11 +1,11 @@
 """What a step of each member costs, beside the same member in Optax.
 
 Members are those of `adam-jax optimizers`, all of them; each with a namesake in Optax is timed
-against it, a ``w`` that Optax lacks against the same without decay, and the others against
-`optax.adam`. Each is compiled twice, in the order ours, theirs, theirs, ours, for the place in that
-order may matter more than the optimizer; the ratio in a round is of the sums of both. Twins of one
-state share their arrays and step on in turn, forwards and backwards by round, so that noise meets
-all; the ratio printed is the median over the rounds.
+against it, a ``w`` that Optax lacks against the same without decay, and the others, which have no
+twin there, against `optax.adam`. Each is compiled twice, in the order ours, theirs, theirs, ours,
+for the place in that order may matter more than the optimizer; the ratio in a round is of the sums
+of both. Twins of one state share their arrays and step on in turn, forwards and backwards by round,
+so that noise meets all; the ratio printed is the median over the rounds.
 Temporaries and bytes are XLA's counts, and exact.
 """
 
@@ -40,7 +40,7 @@ def twin(name: str) -> tuple[str, Any] | None:
 
 
 def measure(name: str, leaves: int, size: int, rounds: int, steps: int) -> list[str]:
-    beside, theirs = twin(name) or ("adam", optax.adam)
+    beside, theirs = twin(name) or ("adam (no twin)", optax.adam)
     keys = jax.random.split(jax.random.key(0), leaves)
     gradients = [jax.random.normal(key, (size,)) for key in keys]
 

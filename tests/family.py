@@ -5,6 +5,7 @@ A new member is a row in `MEMBERS`, with its oracle; a new format is a row in `F
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,22 +32,34 @@ class Member:
       direction: takes ``settings``; the optimizer without learning rate and decay.
       oracle: takes stacked gradients and ``settings``; gives the directions and the moments.
       settings: the hyperparameters of this row, all given by name.
-      decay: the weight decay that the optimizer adds, 0 for none.
+      decay: the weight decay that the optimizer adds by default; ``None`` if it takes none.
       tunable: the scalars that may also be traced.
       variant: a setting of another row, tested where numbers matter and not where dtypes do.
       reduces: whether a step of an entry depends on others of its array.
       drifts: whether it moves a little without a gradient, for its moments do not start at 0.
+      descent: the oracle of the parameters, where they do not just descend along the directions.
     """
 
     optimizer: Callable[..., Any]
     direction: Callable[..., Any]
     oracle: Callable[..., Any]
     settings: dict[str, Any] = field(default_factory=dict)
-    decay: float = 0.0
+    decay: float | None = None
     tunable: tuple[str, ...] = ("b1", "b2", "eps", "eps_root")
     variant: bool = False
     reduces: bool = False
     drifts: bool = False
+    descent: Callable[..., Any] | None = None
+
+    @property
+    def by_decay(self) -> bool:
+        """Whether it is a variant by its decay alone, and so has the direction of another row."""
+        return self.variant and bool(self.decay)
+
+    @property
+    def path(self) -> Callable[..., Any]:
+        """Takes stacked gradients, parameters, rates and ``settings``; gives the parameters."""
+        return self.descent or partial(oracle_descent.descend, self.oracle)
 
 
 def lifted(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -184,13 +197,19 @@ MEMBERS: dict[str, Member] = {
     ),
     "adoptw": Member(adam_jax.adoptw, *_ADOPT, _PAST, decay=1e-4, tunable=_EPS, variant=True),
     "ademamix": Member(
-        adam_jax.ademamix, adam_jax.scale_by_ademamix, oracle.ademamix, _MIX, tunable=tuple(_MIX)
+        adam_jax.ademamix,
+        adam_jax.scale_by_ademamix,
+        oracle.ademamix,
+        _MIX,
+        decay=0.0,
+        tunable=tuple(_MIX),
     ),
     "ademamix-warm": Member(
         adam_jax.ademamix,
         adam_jax.scale_by_ademamix,
         oracle.ademamix,
         {**_MIX, "warmup_steps": 100},
+        decay=0.0,
         tunable=tuple(_MIX),
         variant=True,
     ),
@@ -199,14 +218,18 @@ MEMBERS: dict[str, Member] = {
         adam_jax.scale_by_adan,
         oracle.adan,
         {"b1": 0.98, "b2": 0.92, "b3": 0.99, "eps": 1e-8, "eps_root": 1e-8},
+        decay=0.0,
         tunable=("b1", "b2", "b3", "eps", "eps_root"),
     ),
-    "lamb": Member(adam_jax.lamb, *_ADAM, _DEFAULTS, reduces=True),
+    "lamb": Member(
+        adam_jax.lamb, *_ADAM, _DEFAULTS, decay=0.0, reduces=True, descent=oracle_descent.lamb
+    ),
     "adam_atan2": Member(
         adam_jax.adam_atan2,
         lifted(AdamAtan2),
         oracle.adam_atan2,
         {"b1": 0.9, "b2": 0.999, "a": 1.27, "b": 1.0},
+        decay=0.0,
         tunable=("b1", "b2", "a", "b"),
     ),
     "stable_adamw": Member(
@@ -223,11 +246,18 @@ MEMBERS: dict[str, Member] = {
         lifted(Mars),
         oracle.mars,
         {"b1": 0.95, "b2": 0.99, "gamma": 0.025, "eps": 1e-8},
+        decay=0.0,
         tunable=("b1", "b2", "gamma", "eps"),
         reduces=True,
     ),
     "adam_mini": Member(
-        adam_jax.adam_mini, lifted(AdamMini), one_block, _THREE, tunable=_EPS, reduces=True
+        adam_jax.adam_mini,
+        lifted(AdamMini),
+        one_block,
+        _THREE,
+        decay=0.0,
+        tunable=_EPS,
+        reduces=True,
     ),
     "lion": Member(
         without_nu(adam_jax.lion),
@@ -263,6 +293,7 @@ MEMBERS: dict[str, Member] = {
         lifted(LaProp),
         oracle.laprop,
         {"b1": 0.9, "b2": 0.999, "eps": 1e-15},
+        decay=0.0,
         tunable=_EPS,
     ),
 }

@@ -28,11 +28,19 @@ LOW = {"bfloat16": jnp.bfloat16, "float16": jnp.float16}
 MATRIX = (7, 61)  # its rows are no multiple of a block, nor of a byte of two codes
 
 
+def turn(member):
+    """Of the formats that are not the first, this member's: they take turns."""
+    stored = [f for f, storage in FORMATS.items() if not (f == FIRST or storage.variant)]
+    return stored[list(MEMBERS).index(member) % len(stored)]
+
+
 def formats(member, *, variants):
-    """The formats that a member is tested in.
+    """The formats that a member is tested in; two for what is another row but for its decay.
 
     With variants, also those of a member in the first format, of a format with the first member.
     """
+    if MEMBERS[member].by_decay:
+        return [FIRST, turn(member)]
     return [
         name
         for name, storage in FORMATS.items()
@@ -41,26 +49,25 @@ def formats(member, *, variants):
     ]
 
 
-def cases(*, variants):
-    pairs = [(m, f) for m in MEMBERS for f in formats(m, variants=variants)]
+def cases(members, *, variants):
+    pairs = [(m, f) for m in members for f in formats(m, variants=variants)]
     return pytest.mark.parametrize(("member", "storage"), pairs, ids=[f"{m}-{f}" for m, f in pairs])
 
 
-every = cases(variants=False)
-every_variant_too = cases(variants=True)
+DIRECTIONS = [m for m, row in MEMBERS.items() if not row.by_decay]
+every = cases(DIRECTIONS, variants=False)
+every_variant_too = cases(DIRECTIONS, variants=True)
+every_optimizer = cases(MEMBERS, variants=False)
 every_member = pytest.mark.parametrize("member", [m for m in MEMBERS if not MEMBERS[m].variant])
-# A variant by its decay has the direction of another row.
-every_member_variant_too = pytest.mark.parametrize(
-    "member", [m for m, row in MEMBERS.items() if not (row.variant and row.decay)]
-)
+every_member_variant_too = pytest.mark.parametrize("member", DIRECTIONS)
 
 
-def every_member_with(name, values, others):
+def every_optimizer_with(name, values, others):
     """The test over each member; with the first one over all values, else over the ``others``."""
     cases = [
         pytest.param(m, value, id=f"{label}-{m}")
-        for m in MEMBERS
-        if not MEMBERS[m].variant
+        for m, row in MEMBERS.items()
+        if row.by_decay or not row.variant
         for label, value in values.items()
         if m == FIRST_MEMBER or label in others
     ]
@@ -118,10 +125,8 @@ def forest(member, leaf=None):
     """
     leaf = tree() if leaf is None else leaf
     found = dict.fromkeys(formats(member, variants=True), leaf)
-    stored = [f for f in found if f != FIRST]
-    if member != FIRST_MEMBER and stored and not family.exhaustive:
-        turn = stored[list(MEMBERS).index(member) % len(stored)]
-        found = dict.fromkeys((FIRST, turn), leaf)
+    if not (member == FIRST_MEMBER or MEMBERS[member].variant or family.exhaustive):
+        found = dict.fromkeys((FIRST, turn(member)), leaf)
     if isinstance(leaf, dict) and "scalar" in leaf and member != FIRST_MEMBER:
         larger = {**leaf, "scalar": None, "empty": None}
         found.update({f: larger for f in found if len(FORMATS[f].dtypes) > 1})
@@ -234,7 +239,7 @@ def error(actual, expected):
 
 
 @pytest.mark.costly
-@every_member_with("dtype", LOW, others=["bfloat16"])
+@every_optimizer_with("dtype", LOW, others=["bfloat16"])
 def test_low_precision_gradients_give_the_float32_step_rounded_once(member, dtype):
     tx = optimizer(member)
     params, *gradients = (forest(member, g) for g in (tree(dtype), *steps(2, dtype)))
@@ -262,7 +267,7 @@ def float_dtypes_of_arithmetic(jaxpr):
 
 
 @pytest.mark.costly
-@every
+@every_optimizer
 def test_every_operation_is_in_float32_also_with_64_bits_enabled(member, storage, x64):
     tx = optimizer(member, storage)
     params = {"w": array(), "low": array(dtype=jnp.bfloat16), "scalar": array(())}
@@ -293,7 +298,7 @@ def test_float64_parameters_are_updated_in_float64(member, x64):
 
 
 @pytest.mark.costly
-@every
+@every_optimizer
 def test_state_keeps_its_kind_whatever_the_dtypes(member, storage):
     tx = optimizer(member, storage)
     dtypes = list(itertools.product([jnp.float32, jnp.bfloat16, jnp.float16], repeat=2))
@@ -371,7 +376,7 @@ def test_stored_moments_have_the_formats_dtype(member, storage):
 
 
 @pytest.mark.costly
-@every
+@every_optimizer
 def test_updates_are_like_the_gradients(member, storage):
     params = {"a": jnp.ones(3, jnp.bfloat16), "b": (jnp.ones((2, 2)), None)}
     g = {"a": jnp.ones(3, jnp.float32), "b": (jnp.ones((2, 2), jnp.float16), None)}
@@ -441,7 +446,7 @@ def test_a_gradient_that_is_not_finite_is_never_hidden(member, bad):
         assert [path for path, where in bad_ones.items() if where.sum() != 1] == []
 
 
-@every_member_with(
+@every_optimizer_with(
     "dtype",
     {"float16": jnp.float16, "e4m3": jnp.float8_e4m3fn, "e5m2": jnp.float8_e5m2},
     others=["float16"],
@@ -511,7 +516,7 @@ def test_vmapped_steps_agree_with_single_ones(member):
 # 7. Holes, empty trees, empty and zero-dimensional arrays pass through; complex arrays work.
 
 
-@every
+@every_optimizer
 @pytest.mark.parametrize("empty", [{}, [], {"a": None}, optax.MaskedNode()])
 def test_empty_trees_pass_through(member, storage, empty):
     tx = optimizer(member, storage)
@@ -551,7 +556,7 @@ def named(settings):
 
 
 @pytest.mark.costly
-@every
+@every_optimizer
 @named([STRICT, STRICT | X64, X64])
 def test_traces_under_jaxs_strictest_settings(member, storage, settings):
     params = {"w": array(), "low": array((), jnp.bfloat16)}
@@ -569,7 +574,7 @@ def test_traces_under_jaxs_strictest_settings(member, storage, settings):
 
 
 @pytest.mark.costly
-@every_member_with(
+@every_optimizer_with(
     "settings",
     {"strict": {"jax_numpy_dtype_promotion": "strict"}, "strict+x64": STRICT | X64, "nans": NANS},
     others=["strict+x64", "nans"],
@@ -823,7 +828,6 @@ def disagreement(member, settings):
     return max(error(a, b) for a, b in pairs)
 
 
-@pytest.mark.costly
 @every_member_variant_too
 def test_agrees_with_the_paper(member):
     assert disagreement(member, MEMBERS[member].settings) < 1e-6
@@ -835,6 +839,36 @@ def test_the_oracle_can_fail(member):
     for name in MEMBERS[member].tunable:
         broken = {**settings, name: 0.99 * settings[name] + 1e-4}
         assert disagreement(member, broken) > 1e-6, name
+
+
+def test_decays_as_the_papers_say():
+    """Each optimizer to float64's precision; and none whose decay is elsewhere in the step."""
+    rows = {m: row for m, row in MEMBERS.items() if row.decay is not None}
+    elsewhere = adam_jax.decay.by_learning_rate(0.1, after=True)
+    gradients, params = array((10, 4, 3), seed=1), array((4, 3))
+
+    def path(row, weight_decay):
+        tx = row.optimizer(0.01, weight_decay=weight_decay, **row.settings)
+
+        def step(carry, g):
+            params, state = carry
+            updates, state = tx.update(g, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        start = jnp.asarray(params, float)
+        return jax.lax.scan(step, (start, tx.init(start)), jnp.asarray(gradients, float))[1]
+
+    with configured({"jax_enable_x64": True}):
+        found, twins = jax.jit(
+            lambda: [{m: path(row, x) for m, row in rows.items()} for x in (0.1, elsewhere)]
+        )()
+    settings = {"learning_rate": 0.01, "weight_decay": 0.1}
+    expected = {
+        m: row.path(gradients, params, **settings, **row.settings) for m, row in rows.items()
+    }
+    assert {m: x for m in rows if (x := error(found[m], expected[m])) > 1e-12} == {}
+    assert {m: x for m in rows if (x := error(twins[m], expected[m])) < 1e-7} == {}
 
 
 def wrong(actual, expected, most):

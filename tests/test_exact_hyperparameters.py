@@ -66,9 +66,7 @@ def of_member(name):
 
 # A variant by its decay has the direction of another row.
 @pytest.mark.costly
-@pytest.mark.parametrize(
-    "member", [m for m, row in MEMBERS.items() if not (row.variant and row.decay)]
-)
+@pytest.mark.parametrize("member", [m for m, row in MEMBERS.items() if not row.by_decay])
 def test_numbers_that_may_change_give_what_static_ones_give(member):
     make, numbers = of_member(member)
     assert units(follow(with_hyperparameters(make, **numbers)), follow(make(**numbers))) <= MOST

@@ -100,18 +100,24 @@ def stochastic(make: Any, rare: Any) -> Any:
 def test_adopt_converges_with_any_b2() -> None:
     """Section 5, the toy problem: g = k**2 with probability 1 / k, else -k; k = 10; the best is -1.
 
-    Without clipping, as there. Adam needs b2 close to 1, and AMSGrad gets there slowly.
+    Without clipping, as there. Adam needs b2 close to 1, and with less AMSGrad, uncorrected as in
+    its paper, gets there slowly.
     """
-    rare = jnp.asarray(np.random.default_rng(0).random((60_000, 100), np.float32) < 0.1)
+    rare = jnp.asarray(np.random.default_rng(0).random((60_000, 200), np.float32) < 0.1)
     adam, amsgrad, adopt = (
         stochastic(make, rare)
-        for make in (adam_jax.adam, adam_jax.amsgrad, partial(adam_jax.adopt, use_clipping=False))
+        for make in (
+            adam_jax.adam,
+            partial(adam_jax.amsgrad, **UNCORRECTED),
+            partial(adam_jax.adopt, use_clipping=False),
+        )
     )
     assert np.all(adopt < -0.97)
     assert np.all(adam[:3] > 0.97)
     assert -0.9 < adam[3] < -0.6
     assert adam[4] < -0.97
     assert np.all((amsgrad[:3] > -0.8) & (amsgrad[:3] < -0.3))
+    assert np.all(amsgrad[3:] < -0.97)
 
 
 # --- Loshchilov & Hutter 2019 --------------------------------------------------------------------
@@ -252,32 +258,37 @@ def three_blocks(rng: Any, dense: bool) -> Any:
     return blocks.reshape(90, 90)
 
 
+FIRST_SQUARES = [
+    jax.jit(lambda g, tx=tx: tx.update(g, tx.init(g), g)[1][0].nu)
+    for tx in (adam_jax.adam(1.0), adam_jax.adam_mini(1.0, blocks=lambda path, leaf: (3,)))
+]
+
+
 def conditions(dense: bool, seed: int) -> list[float]:
     """Of such a parabola: its own, by Adam's first divisor, and by that of Adam-mini."""
     rng = np.random.default_rng(seed)
     h = three_blocks(rng, dense)
     start = rng.standard_normal(90)
-    start = jnp.asarray(start if dense else np.sign(start))
+    gradient = h @ (start if dense else np.sign(start))
     found = [np.linalg.cond(h)]
-    for tx in (adam_jax.adam(1.0), adam_jax.adam_mini(1.0, blocks=lambda path, leaf: (3,))):
-        nu = tx.update(jnp.asarray(h) @ start, tx.init(start), start)[1][0].nu
-        d = np.repeat(np.asarray(nu, float) ** -0.25, 90 // nu.size)
+    for first_square in FIRST_SQUARES:
+        nu = np.asarray(first_square(jnp.asarray(gradient)), float)
+        d = np.repeat(nu**-0.25, 90 // nu.size)
         found.append(np.linalg.cond(d[:, None] * h * d))
     return found
 
 
 def test_adam_mini_conditions_dense_blocks_where_adam_does_not() -> None:
-    """Zhang et al. 2024, their quadratic problem: three dense blocks, from a normal start.
+    """Zhang et al. 2024, their quadratic problem: three dense blocks, from normal starts.
 
     From a start of +-1 where blocks are diagonal, a gradient's entries are the eigenvalues, and
     Adam's divisor is perfect.
     """
-    dense = np.array([conditions(dense=True, seed=seed) for seed in range(8)])
-    np.testing.assert_allclose(dense[:, 0], 5000)
-    assert np.all(dense[:, 1] > 60)
-    assert np.median(dense[:, 1]) > 100
-    assert np.all(dense[:, 2] < 4)
+    whole, adam, mini = np.median([conditions(dense=True, seed=seed) for seed in range(40)], axis=0)
+    assert whole == pytest.approx(5000)
+    assert mini == pytest.approx(3, abs=0.01)  # that of the worst block
+    assert adam / mini > 50
     plain, adam, mini = conditions(dense=False, seed=0)
     assert plain == pytest.approx(5000)
     assert adam == pytest.approx(1, rel=1e-5)
-    assert mini == pytest.approx(3, rel=0.05)
+    assert mini == pytest.approx(3, abs=0.01)

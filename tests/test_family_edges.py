@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import oracle
 import pytest
 from checks import assert_same_kind
 
@@ -157,6 +158,36 @@ def test_a_moment_with_an_entry_a_block_starts_on_an_explicit_mesh():
 def test_blocks_of_a_transformer(path, shape, blocks):
     keys = tuple(map(jax.tree_util.DictKey, path))
     assert blocks_of_a_transformer(keys, jax.ShapeDtypeStruct(shape, jnp.float32)) == blocks
+
+
+# By name a parameter's shape, that of its blocks, and that of some others.
+SHARED = {
+    "query/kernel": ((5, 4, 3), (1, 4, 1), (1, 1, 3)),
+    "query/bias": ((4, 3), (4, 1), (1, 3)),
+    "value/kernel": ((5, 4, 3), (1, 4, 3), (1, 4, 1)),
+    "embedding": ((6, 3), (6, 1), (1, 3)),
+    "mlp/kernel": ((5, 6), (1, 6), (5, 1)),
+    "mlp/bias": ((6,), (1,), (6,)),
+}
+
+
+def test_each_head_has_a_step_of_its_own(x64):
+    """Zhang et al. 2024: by the oracle, which takes other steps with other blocks."""
+    rng = np.random.default_rng(0)
+    g = {name: jnp.asarray(rng.standard_normal((3, *SHARED[name][0]))) for name in SHARED}
+    tx = adam_jax.adam_mini(1.0)
+
+    def step(state, g):
+        updates, state = tx.update(g, state, g)
+        return state, updates
+
+    fresh = tx.init({name: x[0] for name, x in g.items()})
+    state, updates = jax.lax.scan(step, fresh, g)
+    for name, (_, blocks, others) in SHARED.items():
+        expected, wrong = (oracle.adam_mini(g[name], blocks=x)[0] for x in (blocks, others))
+        assert state[0].nu[name].shape == blocks
+        np.testing.assert_allclose(-updates[name], expected, rtol=0, atol=1e-12, err_msg=name)
+        assert np.abs(wrong - expected).max() > 0.1
 
 
 def test_the_largest_mean_square_holds_in_eight_bits():

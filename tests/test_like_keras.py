@@ -14,6 +14,7 @@ import adam_jax
 from adam_jax import decay, like_keras
 
 TRACES = load(FOLDER / "keras.npz")
+FIRST = TRACES.first_array()
 # Of every entry, at every recorded step, relative to itself.
 BOUND = {"float64": 1e-13, "float32": 1e-5}
 # As many times the same number off a float32 parameter errs by as much as Lion's does.
@@ -25,22 +26,20 @@ def optimizer(name, **changes):
 
 
 @cache
-def ours(name, dtype):
+def ours(dtype):
     with configured({"jax_enable_x64": dtype == "float64"}):
-        return replay(optimizer(name), TRACES, dtype)
+        return replay({name: optimizer(name) for name in TRACES.cases}, TRACES, dtype)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_steps_are_kerass(name, dtype):
-    assert difference(ours(name, dtype), TRACES.parameters[name, dtype]) <= BOUND[dtype]
+    assert difference(ours(dtype)[name], TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_float32_follows_kerass_float64(name):
-    actual = ours(name, "float32").astype("float64")
+    actual = ours("float32")[name].astype("float64")
     assert difference(actual, TRACES.parameters[name, "float64"]) <= EXACT.get(name, 2e-6)
 
 
@@ -69,12 +68,15 @@ TWINS = {
 }
 
 
-@pytest.mark.costly
+@cache
+def wrong():
+    return replay({name: make() for name, make in TWINS.items()}, FIRST, "float32")
+
+
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_another_convention_would_be_found(name):
-    traces = TRACES.first_array()
-    wrong = replay(TWINS[name](), traces, "float32")
-    assert difference(wrong, traces.parameters[name, "float32"]) > 2 * BOUND["float32"]
+    apart = difference(wrong()[name], FIRST.parameters[name, "float32"])
+    assert apart > 2 * BOUND["float32"]
 
 
 # What every optimizer of Keras takes besides, and what we add.

@@ -15,6 +15,7 @@ import adam_jax
 from adam_jax import decay, like_torch
 
 TRACES = load(FOLDER / "torch.npz")
+FIRST = TRACES.first_array()
 # Of SparseAdam see test_rows_torch.py.
 CASES = [name for name, case in TRACES.cases.items() if case.optimizer != "SparseAdam"]
 # Of every entry, at every recorded step, relative to itself. All but 2e-6 of it is PyTorch's own
@@ -28,22 +29,20 @@ def optimizer(name, **changes):
 
 
 @cache
-def ours(name, dtype):
+def ours(dtype):
     with configured({"jax_enable_x64": dtype == "float64"}):
-        return replay(optimizer(name), TRACES, dtype)
+        return replay({name: optimizer(name) for name in CASES}, TRACES, dtype)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CASES)
 def test_steps_are_pytorchs(name, dtype):
-    assert difference(ours(name, dtype), TRACES.parameters[name, dtype]) <= BOUND[dtype]
+    assert difference(ours(dtype)[name], TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("name", CASES)
 def test_float32_follows_pytorchs_float64(name):
-    actual = ours(name, "float32").astype("float64")
+    actual = ours("float32")[name].astype("float64")
     assert difference(actual, TRACES.parameters[name, "float64"]) <= EXACT
 
 
@@ -75,12 +74,49 @@ TWINS = {
 }
 
 
-@pytest.mark.costly
+@cache
+def wrong():
+    return replay({name: make() for name, make in TWINS.items()}, FIRST, "float32")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_another_convention_would_be_found(name):
-    traces = TRACES.first_array()
-    wrong = replay(TWINS[name](), traces, "float32")
-    assert difference(wrong, traces.parameters[name, "float32"]) > 2 * BOUND["float32"]
+    apart = difference(wrong()[name], FIRST.parameters[name, "float32"])
+    assert apart > 2 * BOUND["float32"]
+
+
+def radam(gradients, lr, b1, b2, eps=1e-8):
+    """PyTorch's code of RAdam: the parameters after each step from 0."""
+    p = mu = nu = 0.0
+    rho_inf, path = 2 / (1 - b2) - 1, []
+    for t, g in enumerate(gradients, 1):
+        mu, nu = b1 * mu + (1 - b1) * g, b2 * nu + (1 - b2) * g * g
+        step, correction = mu / (1 - b1**t), 1 - b2**t
+        rho = rho_inf - 2 * t * b2**t / correction
+        if rho > 5:
+            top, bottom = (rho - 4) * (rho - 2) * rho_inf, (rho_inf - 4) * (rho_inf - 2) * rho
+            step *= np.sqrt(correction) / (np.sqrt(nu) + eps) * np.sqrt(top / bottom)
+        p -= lr * step
+        path.append(p)
+    return np.array(path)
+
+
+def test_radam_is_rectified_above_5_and_not_at_it(x64):
+    settings = 0.01, 0.9, 0.6666666666666667  # with which rho is 5 at step 97
+    gradients = 10 * np.random.default_rng(0).normal(size=300)
+    expected = radam(gradients, *settings)
+
+    def follow(tx):
+        def step(state, g):
+            updates, state = tx.update(g, state)
+            return state, updates
+
+        return np.cumsum(jax.lax.scan(step, tx.init(0.0), jnp.asarray(gradients))[1])
+
+    np.testing.assert_allclose(follow(like_torch.RAdam(0.01, settings[1:])), expected, rtol=1e-11)
+    reached = follow(adam_jax.radam(*settings, eps_hat=True))
+    np.testing.assert_allclose(reached[:96], expected[:96], rtol=1e-11)
+    assert np.all(np.abs(reached - expected)[96:] > 0.02)
 
 
 # What only chooses an implementation, and what we add.

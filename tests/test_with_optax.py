@@ -39,6 +39,7 @@ WRAPPED = {
     "MultiSteps": lambda m: optax.MultiSteps(m.adamw(1e-2), 3).gradient_transformation(),
     "apply_if_finite": lambda m: optax.apply_if_finite(m.adam(1e-2), max_consecutive_errors=3),
     "schedule_free": lambda m: optax.contrib.schedule_free(m.adamw(1e-2, b1=0.0), 1e-2),
+    "mechanize": lambda m: optax.contrib.mechanize(m.adamw(1e-2), s_init=0.1),
     "sam": lambda m: optax.contrib.sam(
         m.adamw(1e-2), optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
     ),

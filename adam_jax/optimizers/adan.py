@@ -54,7 +54,8 @@ def adan(
       b2: decay rate of the mean change, and its weight.
       b3: decay rate of the mean square.
       eps: added to the root.
-      eps_root: added under the root.
+      eps_root: added under the root; Optax's, and 0 in the paper. 1e-8 rules the step of gradients
+        below 1e-4.
       weight_decay: see `adamw`. The paper's is ``adam_jax.decay.proximal(rate)``.
       mask: see `adamw`.
       mu_dtype: how the mean gradient, the mean change and the gradient before rest.

@@ -59,7 +59,8 @@ def adopt(
       learning_rate: see `adam`, as for what is not told here.
       b1: decay rate of the mean of gradients that were divided by the root mean square.
       b2: decay rate of the mean square.
-      eps: the least root that divides.
+      eps: the least root that divides. With 0, a first gradient after zeros is taken for 0; of the
+        paper's infinite ratio clipping leaves its bound.
       mu_dtype: how the mean rests.
       nesterov: whether the mean looks one step ahead.
       use_clipping: whether the divided gradients are clipped.

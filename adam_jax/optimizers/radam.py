@@ -19,6 +19,7 @@ def scale_by_radam(
     *,
     nesterov: bool = False,
     eps_hat: bool = False,
+    above: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
     seed: Any = 0,
@@ -27,7 +28,7 @@ def scale_by_radam(
 
     A drop-in for `optax.scale_by_radam`.
     """
-    rule = RAdam(b1, b2, eps, eps_root, nesterov, eps_hat, threshold=threshold)
+    rule = RAdam(b1, b2, eps, eps_root, nesterov, eps_hat, threshold=threshold, above=above)
     return lift(rule, mu_dtype, nu_dtype, seed=seed)
 
 
@@ -41,6 +42,7 @@ def radam(
     *,
     nesterov: bool = False,
     eps_hat: bool = False,
+    above: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
     seed: Any = 0,
@@ -56,10 +58,10 @@ def radam(
       b2: decay rate of the mean square.
       eps: added to the root.
       eps_root: added under the root.
-      threshold: of how many gradients the mean square must be in effect to be used; >= 4. PyTorch's
-        is the next number after 5.
+      threshold: of how many gradients the mean square must be in effect to be used; >= 4.
       nesterov: whether the mean looks one step ahead.
       eps_hat: whether eps is added to the root before it is corrected, as in PyTorch.
+      above: whether they must be more than ``threshold``, as in PyTorch.
       mu_dtype: how the mean gradient rests.
       nu_dtype: how the mean square rests.
       seed: the seed of formats that round by chance.
@@ -76,7 +78,7 @@ def radam(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.0500', '0.3000']
     """
-    rule = RAdam(b1, b2, eps, eps_root, nesterov, eps_hat, threshold=threshold)
+    rule = RAdam(b1, b2, eps, eps_root, nesterov, eps_hat, threshold=threshold, above=above)
     return descent(lift(rule, mu_dtype, nu_dtype, seed=seed), learning_rate)
 
 
@@ -92,13 +94,14 @@ def radamw(
     *,
     nesterov: bool = False,
     eps_hat: bool = False,
+    above: bool = False,
     mu_dtype: Any = None,
     nu_dtype: Any = None,
     seed: Any = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """RAdam with decoupled weight decay: `radam`, and the decay of `adamw`.
 
-    PyTorch's RAdam with ``decoupled_weight_decay`` and ``eps_hat``.
+    PyTorch's RAdam with ``decoupled_weight_decay``, by ``eps_hat`` and ``above``.
 
     References:
       Liu et al. 2020, as `radam`; Loshchilov & Hutter 2019, as `adamw`.
@@ -111,5 +114,5 @@ def radamw(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.0600', '0.3200']
     """
-    rule = RAdam(b1, b2, eps, eps_root, nesterov, eps_hat, threshold=threshold)
+    rule = RAdam(b1, b2, eps, eps_root, nesterov, eps_hat, threshold=threshold, above=above)
     return descent(lift(rule, mu_dtype, nu_dtype, seed=seed), learning_rate, weight_decay, mask)

@@ -10,6 +10,8 @@
 Xie et al. 2022, "Adan: Adaptive Nesterov Momentum Algorithm for Faster Optimizing Deep Models",
 Algorithm 1, whose b are 1 less ours: what is kept, as in its own code, which also corrects. Optax
 0.2.8 takes 1 - b2 for the two b2 that multiply d and v, 0.08 for 0.92; this follows the paper.
+Paper and code have eps alone; eps_root is Optax's, whose `adan` has 1e-8 of it by default: the step
+of gradients below 1e-4 is then ruled by it.
 """
 
 from collections.abc import Mapping

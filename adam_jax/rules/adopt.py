@@ -8,7 +8,7 @@
 
 Taniguchi et al. 2024, "ADOPT: Modified Adam Can Converge with Any beta2 with the Optimal Rate",
 Algorithms 1 (without clipping) and 2. ``nesterov`` is Optax's. A complex ratio is clipped in its
-magnitude.
+magnitude. With eps = 0 a ratio over a root of 0 is 0, and not the infinity that the paper clips.
 """
 
 from collections.abc import Callable, Mapping

@@ -7,9 +7,9 @@
     mean = mu / (1 - b1**t)
     direction = r * mean / (sqrt(nu / (1 - b2**t) + eps_root) + eps) if rho >= threshold else mean
 
-Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", Algorithm 2, where the
-threshold is rho > 4; its own code, Optax and PyTorch have 5. The paper has no eps, PyTorch "epsilon
-hat" (``eps_hat``).
+Liu et al. 2020, "On the Variance of the Adaptive Learning Rate and Beyond", Algorithm 2, where it
+is rho > 4; its own code and Optax have rho >= 5, PyTorch rho > 5 (``above``). The paper has no eps,
+PyTorch "epsilon hat" (``eps_hat``).
 
 In float32 the difference rho has an error of 1e-4 at t = 5, and r of 2e-2 by its own power form.
 Here the two parts of 2000 that cancel are taken out first: with a = -log(b2),
@@ -22,7 +22,7 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from adam_jax.hyperparameters import Scalar, number
+from adam_jax.hyperparameters import Flag, Scalar, number
 from adam_jax.rule import Coefficients, ema, log, quotient, square
 from adam_jax.rules.adam import AdamBase
 
@@ -35,14 +35,16 @@ _SERIES = (
 
 @dataclass(frozen=True)
 class RAdam(AdamBase):
-    """RAdam, rectified from a threshold on."""
+    """RAdam, rectified from a threshold on, or above it."""
 
     threshold: Annotated[Scalar, number(">= 4", lambda x: x >= 4)] = 5.0
+    above: Flag = False
 
     def coefficients(self, t: jax.Array) -> Coefficients:
         """Adam's; those of mu and g times r; and 1 where there is no root yet, else 0."""
         rho, rho_inf = self.length(t)
-        ready = (rho >= self.threshold) & (rho_inf > 4)
+        reached = rho > self.threshold if self.above else rho >= self.threshold
+        ready = reached & (rho_inf > 4)
         top = jnp.where(ready, (rho - 4) * (rho - 2) * rho_inf, 1)
         bottom = jnp.where(ready, (rho_inf - 4) * (rho_inf - 2) * rho, 1)
         of_mu, of_g, eps, eps_root = super().coefficients(t)

@@ -144,24 +144,28 @@ def schedule(start: float, factor: float) -> Any:
     return lambda count: start * jnp.power(factor, count)
 
 
-def replay(tx: optax.GradientTransformation, traces: Traces, dtype: str) -> np.ndarray:
-    """The parameters at the recorded steps as ``tx`` makes them: one jitted scan."""
+def replay(
+    optimizers: dict[str, optax.GradientTransformation], traces: Traces, dtype: str
+) -> dict[str, np.ndarray]:
+    """The parameters at the recorded steps as each makes them: one jitted scan, compiled once."""
     shapes = traces.about["shapes"]
     params = split(jnp.asarray(traces.initial, dtype), shapes)
     gradients = split(jnp.asarray(traces.gradients, dtype), shapes)
 
     def step(carry, gradient):
-        params, state = carry
-        updates, state = tx.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
+        after = {}
+        for name, (params, state) in carry.items():
+            updates, new = optimizers[name].update(gradient, state, params)
+            after[name] = optax.apply_updates(params, updates), new
+        return after, {name: params for name, (params, _) in after.items()}
 
     @jax.jit
     def run(params, gradients):
-        return jax.lax.scan(step, (params, tx.init(params)), gradients)[1]
+        start = {name: (params, tx.init(params)) for name, tx in optimizers.items()}
+        return jax.lax.scan(step, start, gradients)[1]
 
     recorded = np.array(traces.about["steps"]) - 1
-    return join(run(params, gradients), shapes)[recorded]
+    return {name: join(x, shapes)[recorded] for name, x in run(params, gradients).items()}
 
 
 def continued(
