@@ -446,6 +446,7 @@ def test_a_gradient_that_is_not_finite_is_never_hidden(member, bad):
         assert [path for path, where in bad_ones.items() if where.sum() != 1] == []
 
 
+@pytest.mark.costly
 @every_optimizer_with(
     "dtype",
     {"float16": jnp.float16, "e4m3": jnp.float8_e4m3fn, "e5m2": jnp.float8_e5m2},
@@ -798,6 +799,7 @@ def test_the_seed_matters_where_rounding_is_by_chance(member):
         assert any(f"['{name}']" in path for path in other) == by_chance(name), name
 
 
+@pytest.mark.costly
 @every_member
 def test_equal_leaves_are_rounded_apart(member):
     g = forest(member, {"a": array(), "b": array()})
