@@ -96,6 +96,7 @@ def _problem(place: int, result: Result, charts: Charts, several: bool) -> Marku
         element("h2", race.problem, id=name) if several else "",
         element("p", race.about) if race.about else "",
         element("p", _settings(race)),
+        element("p", words.others(race), class_="note") if race.others else "",
         _failures(race.failures, heading) if race.failures else "",
     ]
     if race.outcomes:

@@ -117,6 +117,14 @@ def costs(what: str, values: dict[str, float]) -> str:
     )
 
 
+def others(race: Race) -> str:
+    """Who is not here, though its runs are kept."""
+    return (
+        f"results.jsonl also has the runs of {several(race.others)} with these settings; "
+        "who is named in --entrants too is shown from there."
+    )
+
+
 def listed(rows: Sequence[Standing]) -> str:
     """The names, joined as a sentence does it."""
     return several([row.entrant for row in rows])
