@@ -137,7 +137,7 @@ def _files(
     for name, lines in zip(("profile.png", "profile_default.png"), over_all, strict=False):
         files[name] = report.draw(lines)
     again = report.command(arguments.given)
-    page: str = report.page(races, again, report.versions(races), over_all, complete)
+    page: str = report.page(races, again, report.versions(races), scores, complete)
     return files | {"report.html": page.encode()}
 
 

@@ -100,7 +100,9 @@ class TestNoise:
         assert scan.recommended == scan.best == 0.0562
         assert found.recommended.values == (scan.recommended,)
         first = next(iter(headline("it", AXES, found)))
-        assert first == "it: learning_rate 0.0562 ends at loss 0.95; the budget is too small to tell"
+        assert (
+            first == "it: learning_rate 0.0562 ends at loss 0.95; the budget is too small to tell"
+        )
 
     @pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 2), (3, 3), (2, 4), (5, 5)])
     def test_ahead_is_a_test_at_a_twentieth(self, n, m):
