@@ -33,7 +33,7 @@ def learning_rates(
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{source} {_FORM}, got {given!r}") from None
     if len(rates) > _MOST:
-        raise UsageError(f"{source} must be at most {_MOST}, got more")
+        raise UsageError(f"{source} must be at most {_MOST} of them, got more")
     with np.errstate(over="ignore"):
         trained = [float(np.float32(rate)) for rate in rates]  # they are raced in float32
     # XLA flushes what is below the smallest normal number to 0.
