@@ -4,6 +4,7 @@ import math
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -80,8 +81,9 @@ def _add_race(commands: Any) -> None:
     add(
         "problem",
         help=f"a Python file, or one of: {', '.join(problem.names())}; or several of these with "
-        "commas between, or all, for every built-in one: then each has a process of its own, what "
-        "fails takes no other along, and the entrants have a score over all",
+        "commas between, or all, for every built-in one: then the entrants have a score over all, "
+        "and each problem has a process of its own, as it has where an entrant is your own: what "
+        "fails takes no other along",
     )
     add(
         "--entrants",
@@ -100,10 +102,10 @@ def _add_race(commands: Any) -> None:
         help="0.001,0.01 or lowest:highest:count, evenly spaced in log "
         f"(default: the problem's, or {problem.DEFAULT_LEARNING_RATES})",
     )
-    add("--seeds", type=_positive, default=3, metavar="N", help="default: %(default)s")
+    add("--seeds", type=_seeds, default=3, metavar="N", help="default: %(default)s")
     add(
         "--epochs",
-        type=_positive,
+        type=_epochs,
         metavar="N",
         help=f"passes through the data (default: the problem's, or {problem.DEFAULT_EPOCHS})",
     )
@@ -118,7 +120,8 @@ def _add_race(commands: Any) -> None:
         "--time-limit",
         type=_seconds,
         metavar="SECONDS",
-        help="for an entrant on a problem, with its compilation; it is ended where it takes longer",
+        help="for an entrant on a problem, with its compilation, and before that for each to be "
+        "read; what takes longer is ended",
     )
     add(
         "--out",
@@ -158,10 +161,10 @@ def _add_tune(commands: Any) -> None:
         "b2=0.9:0.9999,eps=1e-10:1e-3,weight_decay=1e-4:1; each adds as many candidates as there "
         "are learning rates",
     )
-    add("--seeds", type=_positive, default=3, metavar="N", help="default: %(default)s")
+    add("--seeds", type=_seeds, default=3, metavar="N", help="default: %(default)s")
     add(
         "--epochs",
-        type=_positive,
+        type=_epochs,
         metavar="N",
         help=f"the whole budget (default: the problem's, or {problem.DEFAULT_EPOCHS})",
     )
@@ -176,7 +179,8 @@ def _add_tune(commands: Any) -> None:
         "--time-limit",
         type=_seconds,
         metavar="SECONDS",
-        help="for the problem to be read, and for the search; what is known by then is kept",
+        help="for the entrant to be read, for the problem, and for the search; what is known by "
+        "then is kept",
     )
     add(
         "--out",
@@ -245,11 +249,18 @@ def _tune(arguments: Namespace) -> int:
     return status
 
 
-def _positive(text: str) -> int:
+def _positive(text: str, most: float = math.inf) -> int:
     number = int(text) if text.strip().isdecimal() else 0
     if number < 1:
         raise ArgumentTypeError(f"must be a positive integer, got {text!r}")
+    if number > most:
+        raise ArgumentTypeError(f"must be at most {most:g}, got {text!r}")
     return number
+
+
+# Of what is all in memory at once, more than anyone needs.
+_seeds = partial(_positive, most=1000)
+_epochs = partial(_positive, most=1e9)
 
 
 def _counts(text: str) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from adam_jax.race.cli import INTERRUPTED
 from adam_jax.race.course import Asked
 from adam_jax.race.errors import UsageError, printing, require
 from adam_jax.race.journal import Journal
+from adam_jax.race.limit import within
 from adam_jax.race.meeting import Meeting, Taken
 from adam_jax.race.progress import display
 from adam_jax.race.results import Race
@@ -61,18 +62,21 @@ def _meeting(arguments: Namespace, problems: int) -> Meeting:
         raise UsageError(f"--target must be for one problem, got {problems}")
     if arguments.fresh and not arguments.out:
         raise UsageError("--fresh must come with --out, where there are results to leave aside")
-    apart = problems > 1 or arguments.time_limit is not None
+    limit = arguments.time_limit
+    # A process of its own may take its entrants along; ours come to no harm.
+    apart = problems > 1 or limit is not None or not entrants.are_built_in(arguments.entrants)
     if apart:
         # An accelerator is for the processes that race; if this one held it, they had no room.
         jax.config.update("jax_platforms", "cpu")
-    racing = entrants.load(arguments.entrants)
+    with within(limit, "reading the entrants"):
+        racing = entrants.load(arguments.entrants)
     if arguments.out:
         folder.check(arguments.out)
     return Meeting(
         racing=racing,
         asked=Asked(arguments.learning_rates, arguments.seeds, arguments.epochs),
         apart=apart,
-        limit=arguments.time_limit,
+        limit=limit,
         journal=Journal(arguments.out, arguments.fresh) if arguments.out else None,
         target=arguments.target,
     )
@@ -133,7 +137,7 @@ def _files(
     for name, lines in zip(("profile.png", "profile_default.png"), over_all, strict=False):
         files[name] = report.draw(lines)
     again = report.command(arguments.given)
-    page: str = report.page(races, again, report.versions(races), over_all, complete)
+    page: str = report.page(races, again, report.versions(races), scores, complete)
     return files | {"report.html": page.encode()}
 
 

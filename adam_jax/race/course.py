@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import jax
 
-from adam_jax.race.modules import digest
 from adam_jax.race.problem import Problem
 from adam_jax.race.runner import Settings
+from adam_jax.race.sources import digest
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Course:
 
     Attributes:
       problem: its name.
-      digest: of its file.
+      digest: of its file, and of the modules beside it that it imports.
       about: what it is, in a line; may be empty.
       learning_rates: those tried.
       seeds: how many.

@@ -22,7 +22,8 @@ import optax
 
 from adam_jax.race.errors import UsageError, blaming
 from adam_jax.race.members import MEMBERS
-from adam_jax.race.modules import digest, load_function
+from adam_jax.race.modules import load_function
+from adam_jax.race.sources import digest
 from adam_jax.storage import FORMATS, Blockwise, Format
 
 Build = Callable[[Any], optax.GradientTransformation]
@@ -88,13 +89,22 @@ def load(text: str) -> tuple[Entrant, ...]:
       >>> [entrant.name for entrant in load("adam,adam:four_bit,sgd")]
       ['adam', 'adam:four_bit', 'sgd']
     """
-    specs = [spec.strip() for spec in text.split(",")]
+    specs = _specs(text)
     for spec in specs:
         if specs.count(spec) > 1:
             raise UsageError(
                 f"--entrants must name each once, got {spec!r} {specs.count(spec)} times"
             )
     return tuple(_entrant(spec) for spec in _expanded(specs))
+
+
+def are_built_in(text: str) -> bool:
+    """Whether a comma list names no one that is the user's own."""
+    return all(spec.partition(":")[0] in (ALL, *BUILT_IN) for spec in _specs(text))
+
+
+def _specs(text: str) -> list[str]:
+    return [spec.strip() for spec in text.split(",")]
 
 
 def _expanded(specs: list[str]) -> Iterator[str]:

@@ -12,10 +12,12 @@ from adam_jax.race.errors import UsageError
 
 def check(folder: Path) -> None:
     """Makes sure that files can be written there, and leaves no trace of having tried."""
-    # What does not exist yet is made only when there is something to put in.
-    parent = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    with writing(folder), tempfile.TemporaryFile(dir=parent):
-        pass
+    with writing(folder):
+        whole = folder.absolute()
+        # What does not exist yet is made only when there is something to put in.
+        parent = next(path for path in (whole, *whole.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=parent):
+            pass
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:

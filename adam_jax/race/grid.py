@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
 from adam_jax.race.errors import UsageError
 
+_MOST = 1000  # all are trained at once
+_ROOM = _MOST + 1  # for what is too many to show
 _FORM = "must be a list such as 0.001,0.01 or lowest:highest:count such as 1e-4:1:9"
 
 
@@ -26,9 +29,11 @@ def learning_rates(
       (0.1, 0.3)
     """
     try:
-        rates = _parsed(given) if isinstance(given, str) else [float(rate) for rate in given]
+        rates = _parsed(given) if isinstance(given, str) else list(map(float, islice(given, _ROOM)))
     except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{source} {_FORM}, got {given!r}") from None
+    if len(rates) > _MOST:
+        raise UsageError(f"{source} must be at most {_MOST} of them, got more")
     with np.errstate(over="ignore"):
         trained = [float(np.float32(rate)) for rate in rates]  # they are raced in float32
     # XLA flushes what is below the smallest normal number to 0.
@@ -47,4 +52,4 @@ def _parsed(text: str) -> list[float]:
     if not (0 < low < high < math.inf and number >= 2):
         raise ValueError
     # Six digits, so that a rate read off the table can be typed in again.
-    return [float(f"{rate:.6g}") for rate in np.geomspace(low, high, number)]
+    return [float(f"{rate:.6g}") for rate in np.geomspace(low, high, min(number, _ROOM))]

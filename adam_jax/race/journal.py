@@ -2,13 +2,14 @@
 
 The runs of an entrant on a problem are written at once and to the disk, so whatever ends the race,
 at most the last of them are torn; they are left out, and raced again. A later race with the same
-problem, entrant, learning rates, seeds and epochs, from the same text of the user's files, takes
-the runs from there.
+problem, entrant, learning rates, seeds and epochs, from the same text of the user's files and of
+what they import from beside them, takes the runs from there.
 """
 
 import json
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ class Journal:
         if self._fresh:
             return None
         return self._outcomes.get(records.of_group(course, entrant.name, entrant.digest))
+
+    def others(self, course: Course, named: Sequence[str]) -> list[str]:
+        """Who else has runs there that could stand beside those of the entrants named."""
+        return [
+            kept.entrant
+            for group, kept in self._outcomes.items()
+            if kept.entrant not in named
+            and group == records.of_group(course, kept.entrant, kept.digest)
+        ]
 
     def keep(self, course: Course, outcome: Outcome) -> None:
         """Writes the runs of an entrant.

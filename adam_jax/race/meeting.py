@@ -1,7 +1,7 @@
 """Races on one problem after another: what earlier ones have kept, what is new, and what failed.
 
-One problem is raced in this process. Of several each has a process of its own, where it may raise,
-hang or crash without taking the others along.
+One problem is raced in this process, unless an entrant is the user's own. Of several each has a
+process of its own, where it may raise, hang or crash without taking the others along.
 """
 
 import os
@@ -157,7 +157,7 @@ class _Found:
         best = min(
             outcomes, key=lambda each: each.final_loss(each.best_learning_rate), default=None
         )
-        target = self._meeting.target
+        target, journal = self._meeting.target, self._meeting.journal
         return Race(
             problem=self._name,
             about=on.about if on else "",
@@ -170,4 +170,5 @@ class _Found:
             failures=tuple(self._failures),
             samples=best.samples if best else {},
             device=on.device if on else "",
+            others=tuple(journal.others(on, named)) if journal and on else (),
         )

@@ -1,8 +1,8 @@
 """Importing what the user names: a Python file, or a module."""
 
-import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +12,20 @@ from typing import Any
 from adam_jax.race.errors import UsageError, blaming
 
 
+def existing(file: str | Path) -> Path:
+    """The path of a file.
+
+    Raises:
+      UsageError: if there is none.
+    """
+    if not os.path.isfile(file):  # Path's own raises where a name is too long
+        raise UsageError(f"no such file: {Path(file).absolute()}")
+    return Path(file)
+
+
 def load_file(path: Path) -> ModuleType:
     """Runs a Python file as a module; its own folder is importable, as it is for a script."""
-    path = path.resolve()
-    if not path.is_file():
-        raise UsageError(f"no such file: {path}")
+    path = existing(path).resolve()
     _importable(path.parent)
     # The name cannot clash with an installed module, and two folders may use the same file name.
     name = f"_adam_jax_race_{abs(hash(path))}_{path.stem}"
@@ -45,7 +54,7 @@ def load_function(what: str, source: str, name: str) -> tuple[Callable[..., Any]
       source: a file ending in .py, or a module's dotted name.
       name: the function's.
     """
-    file = Path(source).resolve() if source.endswith(".py") else None
+    file = existing(source).resolve() if source.endswith(".py") else None
     function = getattr(load_file(file) if file else load_module(source), name, None)
     if not callable(function):
         raise UsageError(f"{what}: no function {name!r} there")
@@ -55,8 +64,3 @@ def load_function(what: str, source: str, name: str) -> tuple[Callable[..., Any]
 def _importable(folder: Path) -> None:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-
-
-def digest(file: str | Path) -> str:
-    """Tells one text of a file from another."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]

@@ -51,7 +51,6 @@ Example: a line through noisy points. `adam_jax/race/problems/` has real ones.
 '''
 
 import math
-import os
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ from adam_jax.race import answers, feed, grid, problems
 from adam_jax.race.answers import Evaluate, Samples
 from adam_jax.race.errors import UsageError, blaming, require
 from adam_jax.race.feed import Feed, Tree
-from adam_jax.race.modules import load_file
+from adam_jax.race.modules import existing, load_file
 
 DEFAULT_EPOCHS = 10
 DEFAULT_LEARNING_RATES = "1e-4:1:9"
@@ -179,8 +178,7 @@ def check(problem: str) -> None:
     if not problem.endswith(".py"):
         known = ", ".join(names())
         raise UsageError(f"problem must be a Python file (.py) or one of {known}; got {problem!r}")
-    if not os.path.isfile(problem):  # Path's own raises where a name is too long
-        raise UsageError(f"no such file: {Path(problem).absolute()}")
+    existing(problem)
 
 
 def _module(problem: str) -> ModuleType:

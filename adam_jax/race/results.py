@@ -250,6 +250,7 @@ class Race:
       failures: of those that did not.
       samples: of the best run of the best entrant, by caption.
       device: what kind of device it was raced on; empty if nothing was.
+      others: entrants that earlier races with these settings have kept, and that are not here.
     """
 
     problem: str
@@ -263,6 +264,7 @@ class Race:
     failures: tuple[Failure, ...]
     samples: dict[str, str | np.ndarray]
     device: str = ""
+    others: tuple[str, ...] = ()
 
     @property
     def solved_at(self) -> float:

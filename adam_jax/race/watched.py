@@ -21,7 +21,7 @@ from typing import IO, Any, Self
 from adam_jax.race import wire
 from adam_jax.race.course import Asked, Course
 from adam_jax.race.results import Failure, Outcome
-from adam_jax.race.runner import Began
+from adam_jax.race.runner import Began, Progress
 
 # The same modules are found there as here, and none beside them in the current folder.
 _START = (
@@ -124,10 +124,11 @@ class _Child:
         deadline = None
         while True:
             line = self._line(deadline)
-            if line is None:
+            event = None if line is None else wire.decoded(line)
+            # That it goes on does not make it less late, though an outcome that it has sent counts.
+            if event is None or (isinstance(event, Progress) and _over(deadline)):
                 yield _Ended(self._reason(deadline))
                 return
-            event = wire.decoded(line)
             if self._limit is not None and isinstance(event, wire.Ready | Began):
                 deadline = time.monotonic() + self._limit
             yield event
@@ -146,7 +147,7 @@ class _Child:
                     return None
 
     def _reason(self, deadline: float | None) -> str:
-        if deadline is not None and time.monotonic() >= deadline and self._process.poll() is None:
+        if _over(deadline) and self._process.poll() is None:
             return f"took more than the {self._limit:g} s of --time-limit"
         try:
             status = self._process.wait(timeout=_PATIENCE)
@@ -171,3 +172,7 @@ class _Child:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # also what it has started
         self._process.kill()
+
+
+def _over(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

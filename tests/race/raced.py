@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adam_jax.race.report import Lines
+from adam_jax.race.profiles import Profile, Score
 from adam_jax.race.results import Failure, Outcome, Race, Run
 
 RATES = (0.001, 0.01, 0.1, 1.0)
@@ -58,14 +58,18 @@ def full(name=str, entrants=3):
     )
 
 
-def profile(name, entrants):
-    """A profile where the first entrant is best."""
-    taus = tuple(np.linspace(1, 4, 7))
-    shares = {
-        each: tuple(min(1.0, (tau - 1) / (1 + place)) for tau in taus)
+def scored(entrants, problems=("one", "two")):
+    """Scores over two problems, the first entrant's best."""
+    return [
+        Score(
+            each,
+            problems,
+            Profile((1.0 + place / 10, 2.0 + place / 5)),
+            Profile((1.5 + place / 10, math.inf)),
+            1e-3,
+        )
         for place, each in enumerate(entrants)
-    }
-    return Lines(name, taus, shares, {each: float(np.mean(s)) for each, s in shares.items()})
+    ]
 
 
 def themes(style):

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from adam_jax.race.errors import UsageError
 from adam_jax.race.journal import NAME, Journal
 from adam_jax.race.results import Outcome, Run
 from adam_jax.race.runner import Settings
+from adam_jax.race.sources import digest
 
 TIMES = {"microseconds_per_step", "compile_seconds"}
 ON = Course("line", "d", "A line.", (0.01, 0.1), 2, 1, 5, None, "cpu")
@@ -170,6 +172,8 @@ def test_what_is_asked_differently_is_raced(tmp_path, changed):
     assert not journal.taken(other, RACING[0])
     assert not journal.taken(ON, replace(RACING[0], digest="e"))
     assert journal.taken(replace(ON, about="another line"), RACING[0])
+    assert journal.others(ON, ["sgd"]) == ["adam", "lion"]
+    assert journal.others(other, ["sgd"]) == []
     journal.close()
 
 
@@ -215,10 +219,47 @@ def test_the_digest_is_of_what_is_written(write, monkeypatch, tmp_path):
     assert all(a != b for a, b in zip(first[:3], second[:3], strict=True))
 
 
+def test_the_digest_is_of_what_is_imported_from_beside_it_too(tmp_path):
+    """Whatever the form of the import, and from how deep; twin: what is not imported."""
+    (tmp_path / "parts" / "deep").mkdir(parents=True)
+    files = {
+        "first.py": "import beside, parts.whole\nfrom parts import part\nimport jax\n",
+        "beside.py": "def later():\n    import late\n",
+        "late.py": "import first\n",
+        "parts/__init__.py": "",
+        "parts/whole.py": "from . import near\n",
+        "parts/part.py": "from .deep.down import *\n",
+        "parts/near.py": "try: from ..... import missing\nexcept ImportError: pass\n",
+        "parts/deep/down.py": "from ..up import up\n",
+        "parts/up.py": "SIZE = 3\n",
+        "parts/broken.py": "not Python",
+        "other.py": "SIZE = 3\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = digest(tmp_path / "first.py")
+    unread = {"parts/broken.py", "other.py"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}# changed\n")
+        assert (digest(tmp_path / "first.py") == before) == (name in unread), name
+        (tmp_path / name).write_text(text)
+    assert digest(tmp_path / "parts" / "part.py") != digest(tmp_path / "parts" / "up.py")
+
+
+def test_the_digest_of_a_built_in_problem(monkeypatch):
+    """What it shares with others counts, and the whole package does not."""
+    read, whole = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or whole(path))
+    digest(problem.read("digits-cnn").file)
+    assert {"digits_cnn.py", "digits.py", "feed.py"} <= set(read)
+    assert "transform.py" not in read
+
+
 def test_an_entrant_more(capsys, write, tmp_path):
     path, out = write(), tmp_path / "out"
     for names in ("sgd", "adam,sgd"):
         assert main(["race", path, "--entrants", names, "--out", str(out)]) == 0
+    assert "also has" not in (out / "report.html").read_text()
     printed = capsys.readouterr()
     assert f"sgd on {path}: taken from {out / NAME}\n" in printed.err
     assert [line.split(": done")[0] for line in printed.err.splitlines() if "done" in line] == [
@@ -228,3 +269,6 @@ def test_an_entrant_more(capsys, write, tmp_path):
     names = [json.loads(each)["entrant"] for each in (out / NAME).read_text().splitlines()]
     assert names == ["sgd"] * 6 + ["adam"] * 6
     assert "Lowest loss: sgd" in printed.out
+    assert main(["race", path, "--entrants", "sgd", "--out", str(out)]) == 0
+    said = "results.jsonl also has the runs of adam with these settings"
+    assert said in (out / "report.html").read_text()

@@ -8,8 +8,9 @@ import jax
 import pytest
 from small_problem import LINE
 
-from adam_jax.race import runner
+from adam_jax.race import entrants, limit, problem, runner
 from adam_jax.race.cli import main
+from adam_jax.race.errors import UsageError
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def refused(refused_by):
         (["--entrants", "no_such_module:make"], "No module named 'no_such_module'"),
         (["--entrants", "optax:no_such_function"], "no function 'no_such_function'"),
         (["--entrants", "missing.py:make"], "no such file"),
+        (["--entrants", f"{'x' * 300}.py:make"], "no such file"),
         (["--entrants", "optax:safe_norm"], "must take a (traced) learning rate"),
         (["--entrants", "math:sqrt"], "must take a (traced) learning rate"),
         (["--learning-rates", "fast"], "must be a list such as 0.001,0.01 or lowest:highest"),
@@ -42,6 +44,9 @@ def refused(refused_by):
         (["--learning-rates", "0.1,0.10000000001"], "must differ from one another in float32"),
         (["--learning-rates", "nan"], "positive and finite"),
         (["--learning-rates", "0.1,0.1"], "must differ"),
+        (["--learning-rates", "1e-4:1:1000000000"], "must be at most 1000 of them, got more"),
+        (["--seeds", "99999999999999999999"], "at most 1000, got '99999999999999999999'"),
+        (["--epochs", "1" + 400 * "0"], "at most 1e+09"),
         (["--seeds", "0"], "positive integer, got '0'"),
         (["--seeds", "many"], "positive integer, got 'many'"),
         (["--epochs", "-3"], "--epochs"),
@@ -145,6 +150,7 @@ BATCHES = NO_DATA + "\ndef batches(key):\n    "
         (changed("[0.01, 0.1]", "'1:2'"), "`learning_rates` must be a list"),
         (changed("[0.01, 0.1]", "0.1"), "`learning_rates` must be a list"),
         (changed("[0.01, 0.1]", "[-1.0]"), "positive and finite"),
+        (changed("[0.01, 0.1]", "range(1, 10**12)"), "`learning_rates` must be at most 1000 of"),
         (changed("[0.01, 0.1]", "[10**400]"), "`learning_rates` must be a list"),
         (changed('{"bias_error":', '{"bias_error",'), "`evaluate` must return a dict"),
         (changed("abs(float(", "abs(str("), "`evaluate` failed"),
@@ -184,6 +190,13 @@ def test_a_callback_that_raises(capsys, write):
     assert error.endswith(": ValueError: boom")
 
 
+def test_an_entrant_that_is_never_read(refused, write, monkeypatch):
+    monkeypatch.setattr(limit, "_PATIENCE", 600.0)  # it is the tests' process that would be ended
+    path = write("import time\nwhile True: time.sleep(0.01)\n", "own.py")
+    said = refused(write(), "--entrants", f"sgd,{path}:make", "--time-limit", "0.3")
+    assert "reading the entrants took more than the 0.3 s of --time-limit" in said
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
 def test_output_that_cannot_be_written(write, tmp_path, form):
@@ -214,17 +227,6 @@ def test_batches_that_shrink_later(refused, write):
             "entrant.py:1: TracerBoolConversionError",
         ),
         (
-            "import optax\ndef update(g, s, p): return g[0], s\n"
-            "def make(rate): return optax.GradientTransformation(lambda p: (), update)",
-            "entrant.py:2: KeyError",
-        ),
-        (
-            "import optax\n"
-            "def make(rate): return optax.GradientTransformation("
-            "lambda p: rate, lambda g, s, p: (g, s > 0))",
-            "but they differ: The input carry component carry[1] has type float32[]",
-        ),
-        (
             # As JAX words it when trees differ, in other words in each version.
             "def make(rate): raise ValueError('the trees differ at key path\\n    b')",
             "the trees differ at key path b",
@@ -235,7 +237,30 @@ def test_entrant_files(refused, write, source, rule):
     assert rule in refused(write(), "--entrants", f"adam,{write(source, 'entrant.py')}:make")
 
 
-@pytest.mark.parametrize("where", ["a_file", "a_file/below"])
+@pytest.mark.parametrize(
+    ("source", "rule"),
+    [
+        (
+            "import optax\ndef update(g, s, p): return g[0], s\n"
+            "def make(rate): return optax.GradientTransformation(lambda p: (), update)",
+            "entrant.py:2: KeyError",
+        ),
+        (
+            "import optax\n"
+            "def make(rate): return optax.GradientTransformation("
+            "lambda p: rate, lambda g, s, p: (g, s > 0))",
+            "but they differ: The input carry component carry[1] has type float32[]",
+        ),
+    ],
+)
+def test_entrants_that_cannot_be_traced(write, source, rule):
+    racing = entrants.load(f"adam,{write(source, 'entrant.py')}:make")
+    with pytest.raises(UsageError) as error:
+        next(runner.race(problem.load(write()), racing, runner.Settings((0.1,), 1, 1)))
+    assert rule in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["a_file", "a_file/below", "x" * 300])
 def test_unwritable_folder(capsys, write, tmp_path, where):
     (tmp_path / "a_file").touch()
     before = sorted(tmp_path.rglob("*"))

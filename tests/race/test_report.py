@@ -7,15 +7,17 @@ import io
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
 import matplotlib.image
 import numpy as np
 import pytest
-from raced import HOSTILE, RATES, STYLE, full, outcome, profile, race
+from raced import HOSTILE, RATES, STYLE, full, outcome, race, scored
 
 from adam_jax.race import colours
+from adam_jax.race.canvas import Paper
 from adam_jax.race.report import command, page, profiles, versions
 from adam_jax.race.results import Failure
 
@@ -65,16 +67,33 @@ def pages():
     few, many = full(), full(entrants=12)
     names = [each.entrant for each in many.outcomes]
     nobody = race([], failures=[Failure(None, "`loss` failed")])
-    profiles = [profile("tuned", names), profile("default", names)]
     return {
         "one": page([few], "adam-jax race line", VERSIONS),
-        "several": page([few, many, nobody], "adam-jax race a,b,c", VERSIONS, profiles),
+        "several": page(
+            [few, many, nobody], "adam-jax race a,b,c", VERSIONS, scored(names, ("problem",) * 2)
+        ),
     }
 
 
 @pytest.fixture(params=["one", "several"])
 def read(request, pages):
     return Read(pages[request.param])
+
+
+def test_scores_are_told_as_on_standard_output(pages):
+    read = Read(pages["several"])
+    headers = [each["text"] for each in read.all("th")][:5]
+    assert headers[0] == "entrant"
+    assert headers[3:] == ["usual learning rate", "solved"]
+    assert [cell["text"] for cell in read.all("td")][:4] == ["0.83", "0.42", "0.001", "2 of 2"]
+    said = " ".join(e["text"] for e in read.all("p"))
+    assert "; it is over 2 of 3, without line, where nobody finished" in said
+    assert "entrant_11: score " in " ".join(e["text"] for e in read.all("li"))
+
+
+def test_what_is_median_is_said(pages):
+    text = " ".join(e["text"] for e in Read(pages["one"]).all("p"))
+    assert "Loss and test accuracy: medians of the seeds." in text
 
 
 def test_ids_are_unique_and_references_lead_to_them(read):
@@ -157,8 +176,8 @@ def structure(text):
 
 def written(name):
     raced = full(name, entrants=2)
-    scored = [profile(name("tuned"), [each.entrant for each in raced.outcomes])]
-    return page([raced, race([])], name("adam-jax"), {name("jax"): name("0.5")}, scored)
+    found = scored([each.entrant for each in raced.outcomes])
+    return page([raced, race([])], name("adam-jax"), {name("jax"): name("0.5")}, found)
 
 
 @pytest.fixture(scope="module")
@@ -269,10 +288,27 @@ def test_races_of_every_kind_have_a_page():
 
 
 def test_a_profile_has_a_picture_of_its_own():
-    content = profiles.draw(profile("tuned", ["a", "b"]))
+    content = profiles.draw(profiles.lines(scored(["a", "b"]), ["a", "b"])[0])
     shown = matplotlib.image.imread(io.BytesIO(content))
     assert shown.shape[:2] == (825, 1350)
     assert shown[..., :3].std() > 0.05
+
+
+def test_lines_that_coincide_are_told_apart():
+    """Wherever they run together each has a height of its own, on all papers."""
+    found = scored(["a"])
+    alike = [replace(found[0], entrant=name) for name in "abcdefg"]
+    drawn, _ = profiles.lines(alike, "abcdefg")
+    styles = {name: colours.style(place) for place, name in enumerate("abcdefg")}
+    for paper in (Paper(9.0, 4.9, titled=False), Paper(4.6, 4.1, titled=False)):
+        (axes,) = profiles.figure(paper, drawn, styles).axes
+        to_points = axes.transData.transform
+        for place in range(len(drawn.taus)):
+            ends = sorted(to_points((0, line.get_ydata()[place]))[1] for line in axes.lines)
+            gaps = np.diff(ends) * 72 / axes.figure.dpi
+            assert len(gaps) == 6
+            assert gaps.min() > axes.lines[0].get_linewidth()
+            assert ends[0] >= axes.bbox.y0 - 1
 
 
 def test_how_to_run_it_again():

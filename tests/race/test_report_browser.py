@@ -3,14 +3,19 @@
 Skipped where either is missing, unless ``ADAM_JAX_BROWSER=required``.
 """
 
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 
+import matplotlib.image
+import numpy as np
 import pytest
-from raced import full, profile, race
+from raced import full, race, scored
+from small_problem import LINE
 
+from adam_jax.race.cli import main
 from adam_jax.race.report import page
 from adam_jax.race.results import Failure
 
@@ -53,7 +58,7 @@ def report(tmp_path_factory):
     races = [few, many, race([], failures=[Failure(None, "`loss` failed")])]
     file = tmp_path_factory.mktemp("report") / "report.html"
     command = f"adam-jax race a,b,c --entrants {','.join(names)}"
-    file.write_text(page(races, command, {"jax": "0.5"}, [profile("tuned", names)]))
+    file.write_text(page(races, command, {"jax": "0.5"}, scored(names)))
     return file
 
 
@@ -100,7 +105,7 @@ def test_all_can_be_read(browser, report, width, theme):
     opened(browser, report, width, theme)
     found = browser.execute_script(MEASURE)
     assert found["complaints"] == []
-    assert found["pictures"] == 8  # 4 and, of many, 3, and a profile; of two widths one each
+    assert found["pictures"] == 9  # 4 and, of many, 3, and 2 profiles; of two widths one each
     assert found["measured"] > 300
     paper = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}[theme]
@@ -189,6 +194,49 @@ class TestSorting:
             browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
+def test_a_table_that_goes_on_says_so_and_keeps_its_names(browser, report):
+    """On a telephone: a shadow at its right, until that is scrolled to."""
+    opened(browser, report, 500)
+    table = browser.find_elements(CSS, ".scroll")[1]
+    name = table.find_element(CSS, "tbody th")
+    wide = "return arguments[0].scrollWidth > arguments[0].clientWidth"
+    assert browser.execute_script(wide, table)
+    assert "local, scroll" in table.value_of_css_property("background-attachment")
+    before, shadow = name.rect["x"], table.screenshot_as_png
+    browser.execute_script("arguments[0].scrollLeft = 1e4", table)
+    assert name.rect["x"] == before
+    edges = [edge(picture) for picture in (shadow, table.screenshot_as_png)]
+    assert edges[0] < 0.75
+    assert edges[1] > 0.95
+
+
+def edge(png):
+    """How light a picture is at its right."""
+    column = matplotlib.image.imread(io.BytesIO(png))[:, -2, :3]
+    return np.median(column)
+
+
+def test_long_samples_scroll_by_keyboard(browser, report):
+    opened(browser, report)
+    browser.execute_script("document.querySelector('.samples pre').append('a line\\n'.repeat(99))")
+    sample = browser.find_element(CSS, ".samples pre")
+    assert sample.size["height"] < 400
+    sample.send_keys("\ue00e")  # page down
+    assert browser.switch_to.active_element == sample
+
+
+def test_the_report_of_a_race(browser, tmp_path):
+    path = tmp_path / "line.py"
+    path.write_text(LINE)
+    asked = ["--entrants", "sgd,adam", "--seeds", "2", "--out", str(tmp_path / "out")]
+    assert main(["race", str(path), *asked]) == 0
+    asked, said = opened(browser, tmp_path / "out" / "report.html", 360)
+    assert [url for url in asked[1:] if not url.startswith("data:")] == said == []
+    assert browser.execute_script(MEASURE)["complaints"] == []
+    rows = browser.find_elements(CSS, "table.sortable")[0].find_elements(CSS, "tbody th")
+    assert {row.text for row in rows} == {"sgd", "adam"}
+
+
 def test_tables_scroll_by_themselves_and_by_keyboard(browser, report):
     opened(browser, report, 360)
     wide = browser.execute_script(
@@ -207,7 +255,7 @@ def test_who_cannot_see_is_told(browser, report):
         if not node["ignored"]:
             role = node["role"]["value"]
             names.setdefault(role, []).append(node.get("name", {}).get("value", ""))
-    assert len(names["image"]) == 8 + 2  # pictures that are seen, and samples
+    assert len(names["image"]) == 9 + 2  # pictures that are seen, and samples
     assert all(len(name) > 20 for name in names["image"])
     assert len(names["table"]) == 5
     assert all(names["table"])

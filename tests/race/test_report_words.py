@@ -4,7 +4,8 @@ import math
 
 from raced import outcome, race
 
-from adam_jax.race.report.words import Result, several, summary, verdicts
+from adam_jax.race.profiles import Profile, Score
+from adam_jax.race.report.words import Result, counted, scored, several, summary, verdicts
 
 
 def sentences(outcomes, **changed):
@@ -54,3 +55,23 @@ class TestVerdicts:
         assert several(["a"]) == "a"
         assert several([]) == ""
         assert several(list("abcdefg")) == "a, b, c, d and 3 more"
+
+
+class TestScores:
+    def score(self, tuned, problems=("a", "b", "c")):
+        default = Profile((2.5, math.inf, math.inf))
+        return Score("adam", problems, Profile(tuned), default, 1e-3)
+
+    def test_a_sentence(self):
+        assert scored(self.score((1.0, 2.5, math.inf))) == (
+            "score 0.50 with learning rates tuned on each problem, 0.17 near its usual 0.001; "
+            "solved 2 of 3, 1 of them in the fewest steps."
+        )
+        assert scored(self.score((4.0, 9.0, 9.0))).endswith("; solved 3 of 3.")
+        assert scored(self.score((math.inf,) * 3)).endswith("; solved none of 3.")
+
+    def test_what_is_left_out(self):
+        races = [race([], problem) for problem in "abcd"]
+        found = [self.score((1.0, 1.0, 1.0))]
+        assert counted(found, races[:3]) == "it is over all 3"
+        assert counted(found, races).startswith("it is over 3 of 4, without d, where nobody ")

@@ -108,6 +108,32 @@ def check_entrants(capsys, write, names):
     assert told == [f"adam-jax: error: entrant '{own}:{name}' {REASONS[name]}" for name in names]
 
 
+def test_an_entrant_that_goes_on_for_ever(capsys, write, monkeypatch):
+    """Each epoch is told of long before anyone looks whether the time is up."""
+    now = 0.0
+
+    def monotonic():
+        nonlocal now
+        now += 1  # a look is a second
+        return now
+
+    monkeypatch.setattr(watched, "time", SimpleNamespace(monotonic=monotonic))
+    arguments = ["--entrants", "sgd", "--seeds", "1", "--learning-rates", "0.1", "--json"]
+    assert main(["race", write(), *arguments, "--epochs", "5000", "--time-limit", "600"]) == 2
+    (failure,) = json.loads(capsys.readouterr().out)["failures"]
+    assert failure == {"entrant": "sgd", "reason": "took more than the 600 s of --time-limit"}
+
+
+def test_an_entrant_of_the_users_own_is_apart(capsys, write):
+    """On one problem without a time limit, too."""
+    own = write(OWN, "own.py")
+    arguments = ["--entrants", f"{own}:killed,sgd", "--seeds", "1", "--learning-rates", "0.1"]
+    assert main(["race", write(), *arguments]) == 2
+    printed = capsys.readouterr()
+    assert f"entrant '{own}:killed' {REASONS['killed']}" in printed.err
+    assert "Lowest loss: sgd" in printed.out
+
+
 def test_an_entrant_that_takes_its_process_along(capsys, write, hurried):
     check_entrants(capsys, write, ["raises", "killed", "loops"])
 

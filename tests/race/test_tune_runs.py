@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -14,11 +15,10 @@ import optax
 import pytest
 from small_problem import LINE
 
-from adam_jax.race import entrants, problem
+from adam_jax.race import entrants, limit, problem
 from adam_jax.race.cli import main
 from adam_jax.race.errors import UsageError
-from adam_jax.race.tune import limit
-from adam_jax.race.tune.limit import within
+from adam_jax.race.limit import within
 from adam_jax.race.tune.search import Search
 from adam_jax.race.tune.space import Axis, candidates
 from adam_jax.race.tune.trainer import Trainer
@@ -238,6 +238,9 @@ def test_an_entrant_of_the_users_own(documented, write):
         (["--also", "nesterov=0.1:1"], "entrant 'adam' failed with traced `nesterov`"),
         (["--also", "seed=1:9"], "entrant 'adam' failed with traced `seed`"),
         (["--entrant", "sgd", "--also", "eps=0.1:1"], "'sgd' takes"),
+        (["--entrant", f"{'x' * 300}.py:make"], "no such file"),
+        (["--learning-rates", "1e-4:1:1000000000"], "--learning-rates must be at most 1000"),
+        (["--seeds", "100000000"], "at most 1000, got '100000000'"),
         (["--seeds", "0"], "positive integer, got '0'"),
         (["--epochs", "-1"], "--epochs"),
         (["--tolerance", "0"], "between 0 and 1, got '0'"),
@@ -263,9 +266,10 @@ def test_problems(refused, write, old, new, rule):
     assert rule in refused(write(LINE.replace(old, new)))
 
 
-def test_an_unwritable_folder(capsys, write, tmp_path):
+@pytest.mark.parametrize("name", ["a_file", "x" * 300])
+def test_an_unwritable_folder(capsys, write, tmp_path, name):
     (tmp_path / "a_file").touch()
-    assert main(["tune", write(), "--out", str(tmp_path / "a_file")]) == 2
+    assert main(["tune", write(), "--out", str(tmp_path / name)]) == 2
     printed = capsys.readouterr()
     assert "--out must be a folder that can be written" in printed.err
     assert printed.err.count("\n") == 1
@@ -362,6 +366,22 @@ class TestTimeLimit:
         said = refused(path, *FEW, "--time-limit", "0.3")
         assert "reading the problem took more than the 0.3 s of --time-limit" in said
 
+    def test_an_entrant_that_hangs(self, refused, write):
+        path = write("import time\nwhile True: time.sleep(0.01)\n", "own.py")
+        said = refused(write(), "--entrant", f"{path}:make", "--time-limit", "0.3")
+        assert "reading the entrant took more than the 0.3 s of --time-limit" in said
+
+    def test_longer_than_a_thread_can_wait(self, monkeypatch):
+        failed = []
+        monkeypatch.setattr(threading, "excepthook", failed.append)
+        before = set(threading.enumerate())
+        with within(1e12, "it"):
+            (watching,) = set(threading.enumerate()) - before
+            watching.join(0.1)
+            assert watching.is_alive()
+        watching.join()
+        assert not failed
+
     def test_it_is_an_error_and_no_interruption(self):
         def hang():
             with within(0.05, "it"):
@@ -394,7 +414,7 @@ class TestTimeLimit:
     def test_the_last_thing_is_done_before_the_process_is_ended(self):
         source = """if True:
             import ctypes
-            from adam_jax.race.tune.limit import within
+            from adam_jax.race.limit import within
             with within(0.1, "it", lambda: print("known")):
                 ctypes.CDLL(None).sleep(1000)  # which hears no interruption
         """

@@ -1,4 +1,4 @@
-"""English prose, letter by letter: two layers of gated recurrent units on Python's own manual.
+"""English prose by letters: two layers of gated recurrent units on Python's manual (PSF licence).
 
 The text is that of `adam_jax.race.corpus`, and `adam_jax.race.layers` has the units.
 """

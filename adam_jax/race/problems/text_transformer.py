@@ -1,4 +1,4 @@
-"""English prose, letter by letter: a transformer of two layers on Python's own manual.
+"""English prose by letters: a transformer of two layers on Python's manual (PSF licence).
 
 The text is that of `adam_jax.race.corpus`. The layers normalise first (Xiong et al. 2020,
 https://arxiv.org/abs/2002.04745), and what embeds letters also tells the next one (Press & Wolf

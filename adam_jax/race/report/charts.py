@@ -26,9 +26,9 @@ class Charts:
     def __init__(self, races: Sequence[Race]):
         self._drawn = 0
         self._places: dict[str, int] = {}
-        names = list(dict.fromkeys(name for race in races for name in _entrants(race)))
-        if not pictures.are_many(names):
-            self._styles(names)
+        self.entrants = list(dict.fromkeys(name for race in races for name in _entrants(race)))
+        if not pictures.are_many(self.entrants):
+            self._styles(self.entrants)
 
     def race(self, result: Result) -> Markup:
         """The curves, the learning rates, and the costs."""
@@ -66,7 +66,8 @@ class Charts:
         return self._figure(
             lambda paper: profiles.figure(paper, profile, styles),
             f"Problems solved in a given time, {profile.name}",
-            f"At the lines' ends: the score, the mean height of the line.{grey}",
+            "At the lines' ends: the score, the mean height of the line. Lines that "
+            f"coincide are drawn side by side.{grey}",
             f"Performance profile. {profiles.finding(profile)}.",
         )
 

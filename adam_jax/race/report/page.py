@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from string import Template
 
-from adam_jax.race.report import tables, words
+from adam_jax.race.profiles import LARGEST, Score
+from adam_jax.race.report import profiles, tables, words
 from adam_jax.race.report.charts import Charts
 from adam_jax.race.report.markup import Markup, element, escaped, joined
-from adam_jax.race.report.profiles import Lines
 from adam_jax.race.report.samples import samples
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Failure, Race
@@ -24,7 +24,7 @@ def page(
     races: Sequence[Race],
     command: str,
     versions: Mapping[str, str],
-    profiles: Sequence[Lines] = (),
+    scores: Sequence[Score] = (),
     complete: bool = True,
 ) -> str:
     """Writes a race as HTML.
@@ -33,7 +33,7 @@ def page(
       races: one a problem, at least one.
       command: what was typed to run them.
       versions: of what has had a part in them, by name.
-      profiles: over all problems, if there are several.
+      scores: the entrants' over all problems, if there are several, the best one first.
       complete: whether all that was asked for was raced.
 
     Returns:
@@ -47,7 +47,7 @@ def page(
     body = [
         "" if complete else element("p", _INCOMPLETE, class_="failures"),
         _overview(results) if several else "",
-        _over_all(profiles, charts) if profiles else "",
+        _over_all(scores, races, charts) if scores else "",
         *(_problem(place, result, charts, several) for place, result in enumerate(results, 1)),
         _reproduce(command, versions),
     ]
@@ -73,17 +73,21 @@ def _overview(results: Sequence[Result]) -> Markup:
     return element("nav", element("ul", *lines), aria_label="Problems")
 
 
-def _over_all(profiles: Sequence[Lines], charts: Charts) -> Markup:
+def _over_all(scores: Sequence[Score], races: Sequence[Race], charts: Charts) -> Markup:
+    drawn = profiles.lines(scores, charts.entrants)
     return element(
         "section",
         element("h2", "Over all problems", id="over-all"),
+        _ranked([(score.entrant, words.scored(score)) for score in scores]),
+        tables.scores(scores, [each.name for each in drawn]),
         element(
             "p",
             "A problem is solved when the training loss is down to its target. The score is the "
-            "share of problems solved within tau times the steps of the fastest, mean over tau.",
+            "share of problems solved within tau times the steps of the fastest, mean over tau "
+            f"from 1 to {LARGEST:g}; {words.counted(scores, races)}.",
+            class_="note",
         ),
-        tables.scores(profiles),
-        *map(charts.profile, profiles),
+        *map(charts.profile, drawn),
         aria_labelledby="over-all",
     )
 
@@ -96,12 +100,13 @@ def _problem(place: int, result: Result, charts: Charts, several: bool) -> Marku
         element("h2", race.problem, id=name) if several else "",
         element("p", race.about) if race.about else "",
         element("p", _settings(race)),
+        element("p", words.others(race), class_="note") if race.others else "",
         _failures(race.failures, heading) if race.failures else "",
     ]
     if race.outcomes:
         parts += [
             element(heading, "Verdict"),
-            _verdicts(result),
+            _ranked(words.verdicts(result)),
             element(heading, "Figures"),
             tables.standings(result),
             element("p", _legend(result), class_="note"),
@@ -129,11 +134,9 @@ def _failures(failures: Sequence[Failure], heading: str) -> Markup:
     return element("div", element(heading, "Failed"), element("ul", *lines), class_="failures")
 
 
-def _verdicts(result: Result) -> Markup:
-    lines = [
-        element("li", element("b", entrant), f": {sentence}")
-        for entrant, sentence in words.verdicts(result)
-    ]
+def _ranked(told: Sequence[tuple[str, str]]) -> Markup:
+    """A sentence an entrant, the best one first."""
+    lines = [element("li", element("b", entrant), f": {sentence}") for entrant, sentence in told]
     if len(lines) <= _MOST_VERDICTS:
         return element("ol", *lines)
     first, rest = lines[:_MOST_VERDICTS], lines[_MOST_VERDICTS:]
@@ -152,11 +155,13 @@ def _verdicts(result: Result) -> Markup:
 def _legend(result: Result) -> str:
     race = result.race
     level = "10% above the lowest" if race.target is None else "the target"
+    figures = [name.replace("_", " ") for name in result.figures]
     return (
-        f"Loss: mean over an epoch's batches after epoch {race.epochs}, median of the seeds. "
-        f"Steps to: where that loss has come down to {level}, a straight line drawn between "
-        "epochs. Time a step: a run's share of all that ran at once. Forgiving: share of the "
-        "learning rates that end within 10% of the entrant's own best."
+        f"{words.several(['Loss', *figures])}: medians of the seeds. The loss is the mean "
+        f"over an epoch's batches after epoch {race.epochs}. Steps to: where its median has come "
+        f"down to {level}, a straight line drawn between epochs. Time a step: a run's share of all "
+        "that ran at once. Forgiving: share of the learning rates that end within 10% of the "
+        "entrant's own best."
     )
 
 

@@ -1,6 +1,6 @@
 """How the entrants do over all problems: the share that each has solved in a given time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,8 @@ from adam_jax.race.pictures import Styles, foremost
 from adam_jax.race.profiles import Profile, Score, corners
 
 _FEW = 5  # told of in words
+_GAP = 2.2  # points between lines that coincide, which are 2 wide
+_ROOM = 3  # percent, for those at the top and at the bottom
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ def figure(paper: Paper, profile: Lines, styles: Styles) -> Any:
         "at the lines' ends: score, the mean share over tau",
     )
     labels: list[Label] = []
+    named = {entrant: profile.shares[entrant] for entrant in profile.ranked if entrant in styles}
+    gap = _GAP / 72 / (axes.get_position().height * paper.height) * (100 + 2 * _ROOM)
+    heights = side_by_side(named, gap)
     for entrant in reversed(profile.ranked):
-        shares = [100 * share for share in profile.shares[entrant]]
+        shares = heights.get(entrant) or [100 * share for share in profile.shares[entrant]]
         look = styles.get(entrant)
         steps: dict[str, Any] = {"drawstyle": "steps-post", "clip_on": False}
         if look is None:
@@ -82,11 +87,27 @@ def figure(paper: Paper, profile: Lines, styles: Styles) -> Any:
         score = f" {profile.scores[entrant]:.2f}"
         name = short(entrant, paper.letters - len(score)) + score
         labels.append(Label(name, profile.taus[-1], shares[-1], look["color"]))
-    axes.set(xlim=(profile.taus[0], profile.taus[-1]), ylim=(0, 102))
+    axes.set(xlim=(profile.taus[0], profile.taus[-1]), ylim=(-_ROOM, 100 + _ROOM))
     axes.set_xlabel("steps / steps of the fastest (tau)", fontsize=11)
     axes.set_ylabel("problems solved (%)", fontsize=11)
     name_lines(paper, axes, labels)
     return figure
+
+
+def side_by_side(shares: Mapping[str, Sequence[float]], gap: float) -> dict[str, list[float]]:
+    """The heights of lines in percent, those that coincide so far apart around where they are.
+
+    Example:
+      >>> side_by_side({"a": (0.0, 1.0), "b": (0.0, 0.5)}, gap=2.0)
+      {'a': [1.0, 100.0], 'b': [-1.0, 50.0]}
+    """
+    heights: dict[str, list[float]] = {name: [] for name in shares}
+    for column in zip(*shares.values(), strict=True):
+        for name, share in zip(shares, column, strict=True):
+            same = [other for other, its in zip(shares, column, strict=True) if its == share]
+            place = (len(same) - 1) / 2 - same.index(name)
+            heights[name].append(100 * share + gap * place)
+    return heights
 
 
 def finding(profile: Lines) -> str:

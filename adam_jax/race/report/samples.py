@@ -18,8 +18,13 @@ def samples(shown: Mapping[str, str | np.ndarray]) -> Markup:
 
 
 def _sample(caption: str, sample: str | np.ndarray) -> Markup:
-    shown = element("pre", sample) if isinstance(sample, str) else _picture(caption, sample)
+    shown = _text(caption, sample) if isinstance(sample, str) else _picture(caption, sample)
     return element("figure", element("figcaption", caption), shown)
+
+
+def _text(caption: str, text: str) -> Markup:
+    # Can be reached by keyboard, to be scrolled.
+    return element("pre", text, role="region", aria_label=caption, tabindex=0)
 
 
 def _picture(caption: str, picture: np.ndarray) -> Markup:

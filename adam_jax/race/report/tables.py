@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from adam_jax.race.heat_map import shades
 from adam_jax.race.pictures import ceiling
+from adam_jax.race.profiles import Score
 from adam_jax.race.report.markup import Markup, element, joined
-from adam_jax.race.report.profiles import Lines
 from adam_jax.race.report.words import Result
 from adam_jax.race.results import Standing, rounded
 
@@ -28,19 +28,18 @@ _NEVER = Cell("never", None)
 
 def standings(result: Result) -> Markup:
     """The entrants at their best learning rates."""
-    figures = list(dict.fromkeys(name for row in result.rows for name in row.evaluation))
     headers = [
         "best learning rate",
         "final loss",
         "range over seeds",
-        *(name.replace("_", " ") for name in figures),
+        *(name.replace("_", " ") for name in result.figures),
         f"steps to {rounded(result.target, 3) if math.isfinite(result.target) else 'target'}",
         "time a step (\N{MICRO SIGN}s)",
         "compile (s)",
         "state (bytes a parameter)",
         "forgiving",
     ]
-    rows = [(row.entrant, _cells(row, figures)) for row in result.rows]
+    rows = [(row.entrant, _cells(row, result.figures)) for row in result.rows]
     caption = f"{result.race.problem}: every entrant at its best learning rate"
     return _table(caption, headers, rows, sorted_by=2)
 
@@ -76,14 +75,21 @@ def learning_rates(result: Result) -> Markup:
     return _table(caption, headers, rows, kind="sortable heat")
 
 
-def scores(profiles: Sequence[Lines]) -> Markup:
-    """The scores over all problems."""
-    entrants = dict.fromkeys(entrant for profile in profiles for entrant in profile.ranked)
+def scores(found: Sequence[Score], rules: Sequence[str]) -> Markup:
+    """The scores over all problems, under the rules of that name: tuned, and usual rates."""
     rows = [
-        (entrant, [_score(profile.scores.get(entrant)) for profile in profiles])
-        for entrant in entrants
+        (
+            each.entrant,
+            [
+                _score(each.tuned.score),
+                _score(each.default.score),
+                Cell(f"{each.default_rate:g}", each.default_rate),
+                Cell(f"{each.tuned.solved} of {len(each.problems)}", each.tuned.solved),
+            ],
+        )
+        for each in found
     ]
-    headers = [f"score, {profile.name}" for profile in profiles]
+    headers = [*(f"score, {rule}" for rule in rules), "usual learning rate", "solved"]
     return _table("Scores over all problems", headers, rows)
 
 
@@ -114,8 +120,8 @@ def _cells(row: Standing, figures: Sequence[str]) -> list[Cell]:
     ]
 
 
-def _score(score: float | None) -> Cell:
-    return _NONE if score is None else Cell(f"{score:.2f}", score)
+def _score(score: float) -> Cell:
+    return Cell(f"{score:.2f}", score)
 
 
 def _number(value: float | None, digits: int) -> Cell:

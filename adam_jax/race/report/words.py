@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from adam_jax.race.profiles import Score
 from adam_jax.race.results import Race, Standing, median_curve, rounded
 
 _FEW = 5
@@ -25,6 +26,11 @@ class Result:
     def rows(self) -> list[Standing]:
         """The entrants that finished, lowest loss first."""
         return self.race.standings
+
+    @cached_property
+    def figures(self) -> list[str]:
+        """The names of what the problem's own `evaluate` told."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.evaluation))
 
 
 def summary(result: Result) -> str:
@@ -114,6 +120,40 @@ def costs(what: str, values: dict[str, float]) -> str:
     return (
         f"Bar chart of {what}: from {rounded(values[low], 2)} ({low}) "
         f"to {rounded(values[high], 2)} ({high})."
+    )
+
+
+def scored(score: Score) -> str:
+    """A sentence on an entrant over all problems."""
+    tuned, number = score.tuned, len(score.problems)
+    fewest = tuned.ratios.count(1.0)
+    most = f", {fewest} of them in the fewest steps" if fewest else ""
+    solved = (
+        f"solved {tuned.solved} of {number}{most}" if tuned.solved else f"solved none of {number}"
+    )
+    return (
+        f"score {tuned.score:.2f} with learning rates tuned on each problem, "
+        f"{score.default.score:.2f} near its usual {score.default_rate:g}; {solved}."
+    )
+
+
+def counted(scores: Sequence[Score], races: Sequence[Race]) -> str:
+    """Over how many problems scores are, and which ones they leave out."""
+    inside = scores[0].problems
+    left = [race.problem for race in races if race.problem not in inside]
+    if not left:
+        return f"it is over all {len(inside)}"
+    return (
+        f"it is over {len(inside)} of {len(races)}, without {several(left)}, where nobody finished "
+        "or somebody has not had a turn"
+    )
+
+
+def others(race: Race) -> str:
+    """Who is not here, though its runs are kept."""
+    return (
+        f"results.jsonl also has the runs of {several(race.others)} with these settings; "
+        "who is named in --entrants too is shown from there."
     )
 
 

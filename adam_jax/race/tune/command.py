@@ -11,8 +11,8 @@ from adam_jax.race.cli import INTERRUPTED
 from adam_jax.race.command import interruptible
 from adam_jax.race.entrants import Entrant
 from adam_jax.race.errors import UsageError, printing, require
+from adam_jax.race.limit import within
 from adam_jax.race.tune import document
-from adam_jax.race.tune.limit import within
 from adam_jax.race.tune.progress import display
 from adam_jax.race.tune.search import Search
 from adam_jax.race.tune.show import show
@@ -27,7 +27,8 @@ def run(arguments: Namespace) -> int:
     stdout = sys.stdout
     # What the user's own code prints is not a part of the document.
     with redirect_stdout(sys.stderr) if arguments.json else nullcontext():
-        entrant = _entrant(arguments.entrant)
+        with within(arguments.time_limit, "reading the entrant"):
+            entrant = _entrant(arguments.entrant)
         rates = arguments.learning_rates or grid.learning_rates(DEFAULT_LEARNING_RATES)
         searched = axes(rates, arguments.also, entrant)
         if arguments.out:

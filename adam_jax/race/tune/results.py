@@ -132,12 +132,8 @@ class Scan:
 
     @property
     def recommended(self) -> float:
-        """The best value, or the middle of all that cannot be told from it where that reaches far.
-
-        The lowest of many losses that differ by chance is the luckiest one, and where all of the
-        range is good, its end is no better than its middle.
-        """
-        if not self.doubtful and not self.indifferent:
+        """The best value, or the middle where all of the range is good: its end is no better."""
+        if not self.indifferent:
             return self.best
         place = self.axis.place
         middle = (place(self.alike[0]) + place(self.alike[-1])) / 2

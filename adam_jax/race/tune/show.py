@@ -9,7 +9,7 @@ from rich.table import Table
 from adam_jax.race.results import rounded
 from adam_jax.race.tune.results import Findings, Scan
 from adam_jax.race.tune.space import Axis
-from adam_jax.race.tune.verdict import verdicts
+from adam_jax.race.tune.verdict import is_undecided, verdicts
 
 _WIDE = 200  # more than a table has
 _DASH = "\N{EN DASH}"
@@ -44,7 +44,9 @@ def headline(title: str, axes: tuple[Axis, ...], found: Findings) -> Iterable[st
         return
     values = dict(zip((axis.name for axis in axes), trial.values, strict=True))
     loss = f"ends at loss {rounded(trial.final_loss, 3)}"
-    yield f"{title}: {', '.join(f'{name} {value:.6g}' for name, value in values.items())} {loss}"
+    doubt = "; the budget is too small to tell" * is_undecided(found)
+    chosen = ", ".join(f"{name} {value:.6g}" for name, value in values.items())
+    yield f"{title}: {chosen} {loss}{doubt}"
     for scan in found.scans[::-1]:
         alike = scan.span(scan.alike[0], scan.alike[-1])
         wider = not scan.doubtful and scan.alike != scan.good

@@ -14,6 +14,7 @@ from adam_jax.race.tune.space import LEARNING_RATE
 
 _FEWEST = 3  # seeds, of which ranges that do not meet are unlikely by chance, at 5%
 _TOO_SMALL = "Too small a budget to tell:"
+_UNDECIDED = {"order", "falling", "noise"}  # the codes of what begins so
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ def verdicts(found: Findings) -> list[Verdict]:
     for scan in found.scans:
         said += [*_doubts(found, scan), *_range(scan)]
     return [*said, *_cliff(found)]
+
+
+def is_undecided(found: Findings) -> bool:
+    """Whether the budget was too small to tell."""
+    return any(verdict.code in _UNDECIDED for verdict in verdicts(found))
 
 
 def _start(found: Findings) -> Iterator[Verdict]:
@@ -157,8 +163,7 @@ def _doubts(found: Findings, scan: Scan) -> Iterator[Verdict]:
             "noise",
             f"{_TOO_SMALL} {_plain(scan)} anywhere in {scan.span(min(values), max(values))} may be "
             f"as good as {scan.axis.text(scan.best)}, which ended lowest, for all that "
-            f"{found.seeds} seeds say (rank-sum test at 5%); recommended is the middle. More "
-            "--seeds or --epochs tell more.",
+            f"{found.seeds} seeds say (rank-sum test at 5%). More --seeds or --epochs tell more.",
         )
 
 

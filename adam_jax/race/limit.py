@@ -36,7 +36,7 @@ def within(
     expired, done = threading.Event(), threading.Event()
 
     def watch() -> None:
-        if done.wait(seconds):
+        if done.wait(min(seconds, threading.TIMEOUT_MAX)):
             return
         expired.set()
         _thread.interrupt_main()
