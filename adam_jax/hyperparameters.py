@@ -103,7 +103,10 @@ def _scalar(name: str, value: Any, rule: str, holds: Callable[[float], bool]) ->
     if isinstance(value, np.ndarray | np.generic) and value.shape == ():
         value = float(value) if jnp.issubdtype(value.dtype, jnp.floating) else value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"`{name}` must be {rule}, got {brief(value)}")
+        hint = ""
+        if callable(value) and "schedule" not in rule:
+            hint = "; adam_jax.with_hyperparameters takes schedules"
+        raise TypeError(f"`{name}` must be {rule}, got {brief(value)}{hint}")
     if not holds(value):  # type: ignore[arg-type]
         raise ValueError(f"`{name}` must be {rule}, got {brief(value)}")
     return float(value)

@@ -1,7 +1,8 @@
 """Whose the parts of a state are: wherever one has the parameters' structure, it belongs to them.
 
 What lies there in a parameter's place is its own: an array, or a stored moment of several arrays.
-The rest, such as the count of steps, belongs to no parameter.
+The rest, such as the count of steps, belongs to no parameter, and neither does what only looks like
+it by the side of a single array: there the name of the field tells.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,12 @@ import jax.numpy as jnp
 
 Path: TypeAlias = tuple[Any, ...]
 Owned: TypeAlias = list[tuple[Path, Any]]
+
+# Fields that hold hyperparameters, by whatever names these have.
+_NUMBERS = {"hyperparams", "hyperparams_states", "remainders"}
+
+# Arrays of this package's states that are of all parameters together.
+_TOGETHER = {"norm", "norms", "values", "vector", "weight"}
 
 
 def walk(node: Any, params: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Owned | None]]:
@@ -26,13 +33,23 @@ def walk(node: Any, params: Any, path: Path = ()) -> Iterator[tuple[Path, Any, O
       For each part its path, itself, and what it holds of each parameter, with that one's path;
       ``None`` of a leaf that belongs to none.
     """
-    owned = _owned(node, params)
     children, structure = level(node)
-    if owned is not None or jax.tree_util.treedef_is_leaf(structure):
+    is_array = jax.tree_util.treedef_is_leaf(structure)
+    owned = None if is_of_all(path, is_array) else _owned(node, params)
+    if owned is not None or is_array:
         yield path, node, owned
         return
     for key, child in children:
         yield from walk(child, params, path + key)
+
+
+def is_of_all(path: Path, is_array: bool) -> bool:
+    """Whether the names of fields say that what is there belongs to no parameter.
+
+    That of an array counts only where it is the array itself, and not a tree like the parameters.
+    """
+    names = [getattr(key, "name", None) for key in path]
+    return not _NUMBERS.isdisjoint(names) or (is_array and not _TOGETHER.isdisjoint(names[-1:]))
 
 
 def name_of(path: Path) -> str:

@@ -15,9 +15,6 @@ Shape: TypeAlias = tuple[int, ...]
 # Mean squares and their like, by their names in the states of this package and of Optax.
 _MAGNITUDES = ("nu", "nu_max", "n", "exp_avg_sq")
 
-# Fields that hold hyperparameters, by the side of which a parameter's scalar looks like its moment.
-_NUMBERS = ("hyperparams", "hyperparams_states", "remainders")
-
 _keystr = jax.tree_util.keystr
 
 
@@ -95,14 +92,8 @@ def mapped(change: Callable[[Part], Any], fresh: Any, state: Any, params: Any) -
     results = []
     for (path, new), old in zip(parts, found, strict=True):
         owner, name = owners.get(path, (None, name_of(path)))
-        owner = None if holds_numbers(path) else owner
         results.append(change(Part(path, owner, name, new, old)))
     return treedef.unflatten(results)
-
-
-def holds_numbers(path: Path) -> bool:
-    """Whether what is there are hyperparameters, of no parameter even where it looks like one."""
-    return any(getattr(key, "name", None) in _NUMBERS for key in path)
 
 
 def is_magnitude(name: str) -> bool:

@@ -24,6 +24,7 @@ from adam_jax.mismatch import require_float
 from adam_jax.norms import precision
 from adam_jax.services.running_mean import narrow_like, running_mean, widen
 from adam_jax.services.skip_unstable import SkipUnstableState
+from adam_jax.services.with_hyperparameters import HyperparametersState
 from adam_jax.services.with_metrics import MetricsState, read_metrics
 from adam_jax.states import like, only
 from adam_jax.transform import full_beside
@@ -49,7 +50,8 @@ def train_step(
 
     ``info`` is flat: "loss", "aux" if there is one, and what is measured by parts of ``tx`` that
     measure: all of `with_metrics`, "grad_norm" of `clip_by_global_norm`, "skipped_total" and
-    "skipped_in_row" of `skip_unstable`; of two of a kind, nothing.
+    "skipped_in_row" of `skip_unstable`; and the step's hyperparameters of `with_hyperparameters`,
+    by their names, such as "learning_rate". Of two of a kind, nothing.
 
     Args:
       loss: ``(params, batch)`` to a real scalar, or with ``has_aux`` to it and anything else.
@@ -167,6 +169,8 @@ def _as_for(gradients: optax.Params, act: Any, mean: optax.Updates, state: Any) 
 def _measured(state: chex.ArrayTree) -> dict[str, Any]:
     """What the parts of an optimizer have measured, of which there is one of its kind."""
     measured: dict[str, Any] = {}
+    if (changing := _only(state, HyperparametersState)) is not None:
+        measured |= changing.hyperparams
     if _only(state, MetricsState) is not None:
         measured |= read_metrics(state)
     # After the metrics, of which the norm may be that of clipped gradients.

@@ -29,14 +29,11 @@ import optax
 
 from adam_jax.hyperparameters import brief, transformation
 from adam_jax.lazy import begun_now
-from adam_jax.ownership import Path
+from adam_jax.ownership import Path, is_of_all
 from adam_jax.parts import Part, Shape, mapped, shape_of
 from adam_jax.rule import divides, mean_of_blocks
 from adam_jax.storage.at_rest import corner, decoded, enlarged, written
 from adam_jax.transform import full_beside
-
-# Fields of the package's own states that are of all parameters together.
-_WINDOWS = ("norms", "values", "vector")
 
 _keystr = jax.tree_util.keystr
 
@@ -92,7 +89,7 @@ def reset(
         which, shape = masks.get(part.owner, (False, ()))
         if part.owner is not None:
             owned.add(part.owner)
-        elif shape_of(part.old) and part.name not in _WINDOWS:
+        elif shape_of(part.old) and not is_of_all(part.path, is_array=True):
             strangers.append(part)
         if which is False:
             return part.old

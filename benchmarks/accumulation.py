@@ -2,7 +2,8 @@
 
 The reference is a bare ``accumulator + gradient``, jitted, the accumulator donated: 12 bytes a
 parameter. The contestants are micro-steps of `adam_jax.accumulate`, told so before the program is
-compiled (``full_step=False``) or by a conditional while it runs, and of `optax.MultiSteps`; with
+compiled (``full_step=False``) or by a conditional while it runs, also with `skip_unstable` inside,
+where it judges full steps, or outside, where it judges micro-steps, and of `optax.MultiSteps`; with
 `optax.apply_updates` (parameters and state donated) and without (gradients and state donated).
 "+ options" are `adam_jax.compiler_options`. Twins of one state share their arrays and step on in
 turn, in a random order each round, for some leave memory slow for whoever follows; a ratio is the
@@ -32,6 +33,7 @@ from speed import Case, Contestant, Counts, Parser, count, ratios, show, surroun
 import adam_jax
 from adam_jax import storage
 from adam_jax.services.accumulate import accumulate
+from adam_jax.services.skip_unstable import skip_unstable
 
 REFERENCE = "bare addition"
 MANY = 2**30  # so that no step is ever full
@@ -102,9 +104,14 @@ def addition(case: Case, name: str) -> Contestant:
 def contestants(case: Case, applied: bool) -> list[Contestant]:
     options = adam_jax.compiler_options()
     entrants = [addition(case, REFERENCE)]
-    formats = {"adam": None, "adam, eight_bit": storage.eight_bit(min_size=0)}
-    for name, each in formats.items():
-        tx = accumulate(adam_jax.adam(1e-3, mu_dtype=each, nu_dtype=each), MANY)
+    adam, few = adam_jax.adam(1e-3), storage.eight_bit(min_size=0)
+    optimizers = {
+        "adam": accumulate(adam, MANY),
+        "adam, eight_bit": accumulate(adam_jax.adam(1e-3, mu_dtype=few, nu_dtype=few), MANY),
+        "skip_unstable inside": accumulate(skip_unstable(adam), MANY),
+        "skip_unstable outside": skip_unstable(accumulate(adam, MANY)),
+    }
+    for name, tx in optimizers.items():
         shared = Shared(case, tx.init)
 
         def static(g: Any, s: Any, p: Any, tx: Any = tx) -> Any:

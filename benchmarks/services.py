@@ -58,6 +58,7 @@ SERVICES: dict[str, Service] = {
     "skip_unstable, threshold": Service(partial(skip_unstable, threshold=6.0)),
     "with_metrics": Service(with_metrics),
     "with_metrics, every 10": Service(partial(with_metrics, every=10)),
+    "with_metrics, all": Service(partial(with_metrics, successive=True, paths="")),
     "average_params": Service(lambda inner: optax.chain(inner, average_params(0.999))),
     "optax.apply_if_finite": Service(partial(optax.apply_if_finite, max_consecutive_errors=5)),
 }

@@ -244,6 +244,17 @@ def test_precision_belongs_outside():
         inside.init(params)
 
 
+def test_an_average_belongs_outside_where_a_factor_changes_the_step():
+    params, _ = flat()
+    averaged = optax.chain(optax.sgd(1.0), adam_jax.average_params(0.0))
+    with pytest.raises(ValueError, match=r"^AverageParams averages steps: it belongs outside"):
+        by_path({"a": Scale(0.1)})(averaged).init(params)
+    by_path({"a": FREEZE})(averaged).init(params)  # the step is as it was
+    tx = optax.chain(by_path({"a": Scale(0.1)})(optax.sgd(1.0)), adam_jax.average_params(0.0))
+    updates, state = tx.update(params, tx.init(params), params)
+    assert_same_bits(adam_jax.averaged_params(state), optax.apply_updates(params, updates))
+
+
 def test_a_decay_factor_of_what_a_mask_leaves_out_is_no_silent_one():
     params, _ = flat()
     adamw = adam_jax.adamw(RATE, weight_decay=WD, mask={"a": False, "b": True, "c": True})

@@ -19,13 +19,19 @@ pytest.importorskip("orbax.checkpoint", reason="Orbax wants a recent JAX; `test`
 from adam_jax.race import problem
 
 SCRIPT = Path(__file__).with_name("checkpointed_training.py")
-KILLS = 20
+KILLS = {"starting": 5, "saving": 10, "speaking": 4}  # in which the process is killed, how often
 
 
 class Training:
-    """A process that trains one step for each line that it is given, and says what it does."""
+    """A process that trains one step for each line that it is given, and says what it does.
+
+    Attributes:
+      took: the seconds until its next line after each that began so, or from its start.
+    """
 
     def __init__(self, folder, name, *kept):
+        self.took = {}
+        self._last = "starting", time.monotonic()
         self._errors = folder / "errors.txt"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
@@ -51,6 +57,8 @@ class Training:
         """The words of the next line."""
         line = self._process.stdout.readline()
         assert line, f"the process has ended:\n{self._errors.read_text()}"
+        (did, since), self._last = self._last, (line.split()[0], time.monotonic())
+        self.took.setdefault(did, []).append(self._last[1] - since)
         return line.split()
 
     def kill(self):
@@ -63,9 +71,11 @@ class Training:
         return self._ended(0)
 
     def _ended(self, code):
-        said, _ = self._process.communicate()
-        assert self._process.returncode == code, self._errors.read_text()
-        return [line.split() for line in said.splitlines()]
+        with self._process as process:
+            process.stdin.close()
+            *said, _ = process.stdout.read().split("\n")  # the last may be cut off
+        assert process.returncode == code, self._errors.read_text()
+        return [line.split() for line in said]
 
 
 class Uninterrupted:
@@ -108,24 +118,28 @@ def uninterrupted(folder):
 
 
 def killed(heard, delay, *arguments):
-    """What a process says until it is killed: so long after so many of its lines."""
+    """What a process says until it is killed, so long after so many lines; and what these took."""
     training = Training(*arguments)
     training.go(7)
     lines = [training.says() for _ in range(heard)]
     time.sleep(delay)
-    return lines + training.kill()
+    return lines + training.kill(), training.took
 
 
 @pytest.mark.exhaustive
 def test_killed_at_any_time_training_goes_on_to_the_bit(folder, uninterrupted):
+    """Half of the times while it saves, and a fourth before it has said anything."""
     rng = np.random.default_rng(0)
     run = folder, "killed", "params", "state"
     saved, maybe, cut, lives = 0, 0, 0, []
+    shortest = {"starting": np.inf, "saving": np.inf}
 
     def look(lines):
         """No checkpoint is lost that was written, and none is found that was not."""
         nonlocal saved, maybe, cut
         lives.append(digests(lines))
+        if not lines:
+            return
         first = min(lives[-1])
         assert first in (saved + 1, maybe + 1)
         cut += first != maybe + 1
@@ -135,23 +149,33 @@ def test_killed_at_any_time_training_goes_on_to_the_bit(folder, uninterrupted):
         saved = max([first - 1, *written])
         maybe = max([saved, *of])
 
-    for _ in range(KILLS):
-        delay = rng.choice([0.0, 0.05]) * rng.uniform()
-        look(killed(rng.integers(1, 8), delay, *run))
+    kills = rng.permutation([what for what, times in KILLS.items() for _ in range(times)])
+    for what in ["all", *kills]:  # of the first life, all is heard
+        heard = {
+            "all": 10,
+            "starting": 0,
+            "saving": 3 * rng.integers(1, 4),  # each third line
+            "speaking": rng.integers(1, 10),
+        }
+        lines, took = killed(heard[what], rng.uniform() * shortest.get(what, 0.0), *run)
+        look(lines)
+        for did, seconds in shortest.items():
+            shortest[did] = min([seconds, *took.get(did, [])])
     last = Training(*run)
     last.go(5)
     look(last.end())
 
-    assert 0 < cut < KILLS
+    assert KILLS["saving"] / 2 <= cut < len(lives)
+    assert sum(not life for life in lives) >= KILLS["starting"] / 2
     expected = uninterrupted(max(lives[-1]))
-    assert len(set(expected.values())) == len(expected) > KILLS / 2
+    assert len(set(expected.values())) == len(expected) > len(lives) / 2
     for life in lives:
         assert life.items() <= expected.items()
 
 
 def test_without_the_optimizers_state_it_does_not(folder, uninterrupted):
     run = folder, "forgetful", "params"
-    before = digests(killed(4, 0.0, *run))
+    before = digests(killed(4, 0.0, *run)[0])
     training = Training(*run)
     training.go(5)
     after = digests(training.end())

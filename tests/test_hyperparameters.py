@@ -8,7 +8,9 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_bits, assert_same_kind, assert_traced_once_and_donated, configured
+from family import MEMBERS
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_exact_hyperparameters import of_member
 from training import assert_close, descend, gradients, moved, parameters, stepper
 
 import adam_jax
@@ -79,6 +81,25 @@ def test_a_schedule_may_give_numbers():
     )
     assert constant.hyperparams == number.hyperparams
     assert constant.remainders == (None,)
+
+
+@pytest.mark.costly
+@pytest.mark.parametrize("member", [name for name, row in MEMBERS.items() if not row.variant])
+def test_every_scalar_of_a_member_may_have_a_schedule(member):
+    make, numbers = of_member(member)
+    params = parameters()
+    schedules = {name: optax.linear_schedule(x, 0.5 * x, 8) for name, x in numbers.items()}
+    tx = with_hyperparameters(make, **schedules)
+    state, expected = tx.init(params), make(**numbers).init(params)
+    update, traced = jax.jit(tx.update), jax.jit(lambda v, *a: make(**v).update(*a))
+    for count, g in enumerate(gradients(4, params)):
+        updates, state = update(g, state, params)
+        values = {name: s(jnp.int32(count)) for name, s in schedules.items()}
+        desired, expected = traced(values, g, expected, params)
+        assert_close((updates, state.inner_state), (desired, expected), **ROUNDING)
+    still, _ = make(**numbers).update(g, expected, params)
+    with pytest.raises(AssertionError):
+        assert_close(still, updates, **ROUNDING)
 
 
 # --- JAX -----------------------------------------------------------------------------------------
@@ -257,6 +278,28 @@ def test_what_may_not_change_is_refused_at_once(wrong, error, message):
         with_hyperparameters(adam_jax.adamw, **{"learning_rate": 0.1, **wrong})
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "rule"),
+    [
+        (partial(adam_jax.adam, 0.1), "b1", "in [0, 1)"),
+        (partial(adam_jax.adam, 0.1), "eps", "a finite number >= 0"),
+        (adam_jax.clip_by_global_norm, "max_norm", "a finite number >= 0"),
+    ],
+)
+def test_where_a_number_is_wanted_a_schedule_is_told_the_way(make, name, rule):
+    schedule = optax.linear_schedule(0.9, 0.5, 10)
+    hint = "; adam_jax.with_hyperparameters takes schedules"
+    with pytest.raises(TypeError) as caught:
+        make(**{name: schedule})
+    said = str(caught.value)
+    assert said.startswith(f"`{name}` must be {rule}, got <function ")
+    assert said.endswith(hint)
+    assert "\n" not in said
+    with_hyperparameters(make, **{name: schedule}).init(1.0)
+    with pytest.raises(TypeError, match=r"got 'fast'$"):
+        make(**{name: "fast"})
 
 
 def test_other_errors():

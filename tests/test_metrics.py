@@ -14,6 +14,7 @@ from training import descend, gradients, parameters, stepper
 
 import adam_jax
 from adam_jax import storage
+from adam_jax.services.accumulate import accumulate
 from adam_jax.services.with_metrics import read_metrics, with_metrics
 
 ALWAYS = {
@@ -186,6 +187,23 @@ def test_the_optimizer_stays_as_it_is(name, every):
     nudged = optax.chain(tx, optax.scale(1 + 2**-20))
     with pytest.raises(AssertionError):
         assert_same_bits(descend(stepper(nudged), kept, nudged.init(kept), stream)[0], params)
+
+
+def test_inside_of_accumulate_full_steps_are_measured_and_around_it_none_need_be():
+    params = parameters()
+    stream = gradients(8, params)
+    means = [jax.tree.map(lambda *g: sum(g) / 2, *pair) for pair in batched(stream)]
+    _, expected = history(with_metrics(adam_jax.adam(0.1), every=2), means, params)
+    _, inside = history(accumulate(with_metrics(adam_jax.adam(0.1), every=2), 2), stream, params)
+    _, around = history(with_metrics(accumulate(adam_jax.adam(0.1), 2), every=2), stream, params)
+    np.testing.assert_allclose(inside["update_norm"][1::2], expected["update_norm"], 1e-5)
+    np.testing.assert_allclose(inside["grad_norm"][1::2], expected["grad_norm"], 1e-5)
+    assert np.all(expected["update_norm"] > 0)
+    assert not np.any(around["update_norm"])
+
+
+def batched(stream):
+    return zip(stream[::2], stream[1::2], strict=True)
 
 
 SIZES = [3e38, 1e30, 1e19, 1e7, 1.0, 1e-19, 1e-25, 1e-38, 1e-45]

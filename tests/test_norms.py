@@ -97,6 +97,15 @@ def test_optax_is_off_there(tree):
     assert not np.isclose(float(optax.tree.norm(tree)), oracle(tree), rtol=1e-3, atol=0)
 
 
+def test_is_the_norm_of_a_thousand_leaves():
+    """One operation after the other, for to compile so many takes 17 s."""
+    tree = many(1000, 1, BF16)
+    with jax.disable_jit():
+        norm = float(global_norm(tree))
+    np.testing.assert_allclose(norm, math.sqrt(1000), rtol=1e-6)
+    assert float(optax.tree.norm(tree)) == 16  # its sum stands still
+
+
 @pytest.mark.costly
 @pytest.mark.parametrize("tree", [USUAL["mixed"], *RARE.values()], ids=["mixed", *RARE])
 def test_is_the_norm_without_a_conditional_too(tree, monkeypatch):

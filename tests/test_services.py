@@ -9,6 +9,9 @@ import optax
 import pytest
 from checks import assert_same_kind, configured
 from family import FORMATS, mostly
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from test_norms import shard_map
 from training import assert_close, gradients, parameters
 
 import adam_jax
@@ -177,6 +180,29 @@ def test_an_ensemble_is_its_members(service):
         alone = jax.jit(train)(gradients_)
         for x, y in zip(jax.tree.leaves(both), jax.tree.leaves(alone), strict=True):
             np.testing.assert_allclose(x[lane], y, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.costly
+# A scan of measured steps has no type there.
+@pytest.mark.parametrize("service", sorted(SERVICES.keys() - {"with_metrics"}))
+def test_over_shards_steps_are_scanned(service):
+    """With the loss and the norm over all shards, each takes its part of every step."""
+    params = jnp.linspace(-1.0, 1.0, 16)
+    stream, tx = jnp.stack(gradients(STEPS, params)), made(service)
+
+    def train(params, stream, norms):
+        def step(carry, x):
+            (params, state), (gradient, norm) = carry, x
+            updates, state = tx.update(gradient, state, params, value=norm, grad_norm=norm)
+            return (optax.apply_updates(params, updates), state), updates
+
+        return jax.lax.scan(step, (params, tx.init(params)), (stream, norms))[1]
+
+    norms = jnp.linalg.norm(stream, axis=1)
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    over = {"in_specs": (P("x"), P(None, "x"), P()), "out_specs": P(None, "x")}
+    shards = jax.jit(shard_map(train, mesh=mesh, **over))(params, stream, norms)
+    assert_same(shards, jax.jit(train)(params, stream, norms))
 
 
 @pytest.mark.costly

@@ -180,6 +180,48 @@ def test_over_shards_all_skip_if_the_norm_is_given(given):
         assert skipped.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
 
 
+def common(x):
+    return jnp.sqrt(lax.psum(jnp.square(x), "x"))
+
+
+def test_over_shards_a_scan_skips_the_same_steps_where_loss_and_norm_are_common():
+    """One shard's gradient is huge in one step, and one shard's loss NaN in another."""
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    tx, params = skip_unstable(adam_jax.adam(0.1), threshold=6.0), jnp.ones(16)
+    stream = jnp.ones((24, 16)).at[20, 3].set(1e10)
+    losses = jnp.ones((24, 8)).at[22, 5].set(jnp.nan)
+
+    def step(carry, x):
+        (params, state), (gradient, loss) = carry, x
+        known = {"value": lax.pmean(loss[0], "x"), "grad_norm": common(global_norm(gradient))}
+        updates, state = tx.update(gradient, state, params, **known)
+        return (params + updates, state), state.skipped_total
+
+    def train(params, *stream):
+        (params, _), skipped = lax.scan(step, (params, tx.init(params)), stream)
+        return params, skipped
+
+    over = {"in_specs": (P("x"), P(None, "x"), P(None, "x")), "out_specs": (P("x"), P())}
+    after, skipped = jax.jit(shard_map(train, mesh=mesh, **over))(params, stream, losses)
+    assert skipped.tolist() == np.repeat([0, 1, 2], [20, 2, 2]).tolist()
+    np.testing.assert_array_equal(after, np.full(16, after[0]))
+    assert after[0] == pytest.approx(1 - 22 * 0.1, rel=1e-5)
+
+
+def test_over_shards_a_loss_of_ones_own_skips_a_step_of_ones_own():
+    mesh, tx = Mesh(np.array(jax.devices()), ("x",)), skip_unstable(adam_jax.adam(0.1))
+    losses = jnp.ones(8).at[5].set(jnp.nan)
+
+    def step(params, loss):
+        norm = common(global_norm(params))
+        _, state = tx.update(params, tx.init(params), params, value=loss[0], grad_norm=norm)
+        return state.skipped_total[None]
+
+    over = {"in_specs": (P("x"), P("x")), "out_specs": P("x")}
+    skipped = jax.jit(shard_map(step, mesh=mesh, **over))(jnp.ones(16), losses)
+    assert skipped.tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
+
+
 def run(tx, flags):
     """For each step whether it was taken, of gradients that are bad where a flag is set."""
     state = tx.init(jnp.ones(()))

@@ -16,6 +16,7 @@ from surgery_cases import KINDS, MAGNITUDES, MEMBERS, both_values, trained, tree
 import adam_jax
 from adam_jax import storage
 from adam_jax.averaging import average_params, averaged_params
+from adam_jax.services.with_metrics import read_metrics
 from adam_jax.storage.at_rest import decoded, written
 from adam_jax.surgery import grow, reset
 
@@ -215,6 +216,34 @@ def test_states_of_others(name):
     assert all("norm" in path for path in changed)
     assert bool(changed) == (name != "stateless")
     assert_same_bits(grow(tx, state, PARAMS), state)
+
+
+def guarded():
+    """Adam amid services that remember something of all parameters together."""
+    clipped = optax.chain(adam_jax.clip_by_global_norm(1.0), adam_jax.adam(0.1))
+    averaged = adam_jax.accumulate(
+        adam_jax.with_hyperparameters(lambda _: clipped, _=0.5), jnp.asarray(2)
+    )
+    return adam_jax.with_metrics(adam_jax.skip_unstable(averaged, threshold=6.0))
+
+
+METRICS = len(read_metrics(guarded().init(jnp.ones(2))))
+
+
+@pytest.mark.parametrize("shape", [(), (128,), (METRICS,)], ids=["number", "window", "metrics"])
+def test_what_is_of_all_parameters_stays_beside_one_array_of_its_shape(shape):
+    tx, params = guarded(), jnp.ones(shape)
+    update, state = jax.jit(tx.update), tx.init(params)
+    for _ in range(19):
+        _, state = update(params, state, params, value=1.0)
+    new = reset(tx, state, params, True)
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    pairs = zip(leaves, jax.tree.leaves(new), strict=True)
+    changed = {path[-1].name for (path, a), b in pairs if not np.array_equal(a, b)}
+    assert changed == {"mu", "accumulator"}  # the mean square is the mean of others: itself
+    assert adam_jax.memory(tx, params).moments == ("accumulator", "mu", "nu")
+    _, new = update(jnp.full(shape, 1e30), new, params, value=1.0)
+    assert int(new.inner_state.skipped_total) == 1
 
 
 def test_parameters_that_are_one_array_in_a_scan():

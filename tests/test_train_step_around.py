@@ -15,6 +15,7 @@ import adam_jax
 from adam_jax.clipping import clip_by_global_norm
 from adam_jax.norms import global_norm
 from adam_jax.services.skip_unstable import skip_unstable
+from adam_jax.services.with_hyperparameters import with_hyperparameters
 from adam_jax.services.with_metrics import read_metrics, with_metrics
 from adam_jax.step import train_step
 
@@ -64,6 +65,18 @@ def test_metrics():
     metrics = read_metrics(state)
     assert len(metrics) > 3
     assert {name: info[name].item() for name in metrics} == metrics
+
+
+def test_hyperparameters_are_told_by_their_names():
+    rate = optax.linear_schedule(0.5, 0.0, 2)
+    tx = skip_unstable(with_hyperparameters(adam_jax.adam, learning_rate=rate, b2=0.99))
+    step = train_step(loss, tx)
+    params, state, first = step(fresh(), tx.init(fresh()), (X, Y))
+    _, _, second = step(params, state, (X, Y))
+    names = {"loss", "skipped_total", "skipped_in_row", "learning_rate", "b2"}
+    assert set(first) == set(second) == names
+    assert [float(info["learning_rate"]) for info in (first, second)] == [0.5, 0.25]
+    assert first["b2"] == second["b2"] == np.float32(0.99)
 
 
 @pytest.mark.exhaustive

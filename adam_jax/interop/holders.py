@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from adam_jax.ownership import Path, level, walk
-from adam_jax.parts import holds_numbers
 
 _KINDS = {
     "MultiStepsState": "AccumulateState",
@@ -88,8 +87,6 @@ class Holders:
             below = path[len(holder.path) :]
             if owned is None:
                 holder.numbers[holder.key(below)] = node
-            elif holds_numbers(path):
-                holder.numbers |= {holder.key(below + place): part for place, part in owned}
             elif owned:
                 holder.moments[holder.key(below)] = dict(owned)
         self._place()

@@ -69,6 +69,10 @@ def adam(
     Every number may be static, and is then checked here, or a scalar ``jax.Array``, traced or not
     (`with_hyperparameters`, ``vmap``, ``grad``), whose value may change without recompilation.
 
+    To climb: ``optax.chain(optax.scale(-1.0), tx)``, in this order, for behind weight decay it
+    would turn that too. Of complex parameters, what `jax.grad` gives is to be conjugated first,
+    which only `train_step` does by itself.
+
     Args:
       learning_rate: the step's size, in units of the parameters: a number >= 0, a schedule from the
         count of steps done to a number, or a scalar array.

@@ -66,6 +66,12 @@ def accumulate(
     its addition to the mean and nothing else; where it is decided at run time, and not on a CPU,
     also a pass over the parameters. Moments of few bits want `adam_jax.compiler_options` for that.
 
+    So what measures or skips whole steps stands inside: ``accumulate(with_metrics(inner), k)``, as
+    `with_metrics` tells, and ``accumulate(skip_unstable(inner), k)``, where one bad micro-batch
+    costs the whole step, and a micro-step 1.4 times its addition. Outside, `skip_unstable` leaves
+    out the single micro-batch, and chooses at each between two states of ``inner``, moment by
+    moment: of Adam, 25 to 35 additions.
+
     All other arguments go to ``inner`` with the gradient that completes a step, but for
     ``grad_norm``: of that gradient it is, and not of the mean. So where shards of parameters differ
     (inside ``shard_map``), what wants a norm over all of them belongs outside of this. A full step

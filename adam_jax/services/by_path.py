@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import optax
 
+from adam_jax.averaging import AverageParamsState
 from adam_jax.hyperparameters import Scalar, flag, is_zero, transformation
 from adam_jax.mismatch import require_gradients
 from adam_jax.precision import KahanSummationState, MasterWeightsState, StochasticRoundingState
@@ -34,8 +35,9 @@ def by_path(rules: Rules, *, allow_unused: bool = False) -> "ByPath":
     A learning rate's factor multiplies the whole update of a leaf, decay in it included, as in
     PyTorch's groups: a `decay.proximal` step too, and decay that is else `decay.independent` of the
     learning rate, which a weight decay's factor of one over it undoes. It does so in float32, and
-    the product is rounded once. So transformations that round, such as `master_weights`, belong
-    outside: ``master_weights(by_path(rules)(inner))``.
+    the product is rounded once. So transformations that round, such as `master_weights`, or take a
+    step for the one that is made, as `average_params`, belong outside:
+    ``master_weights(by_path(rules)(inner))``.
 
     A weight decay's factor is one on the rate, for each form of `adam_jax.decay`. It reaches the
     optimizers of this package through any wrapper that passes extra arguments on. (Those that do
@@ -164,7 +166,7 @@ class ByPath:
 
         def init(params: optax.Params) -> Any:
             state = inner.init(params)
-            _require_unrounded(state)
+            _require_unmade(state)
             return state
 
         return wide_gradients(optax.GradientTransformationExtraArgs(init, update))
@@ -214,17 +216,25 @@ class _DecayScale:
                 )
 
 
-def _require_unrounded(state: Any) -> None:
-    """Check that nothing inside has rounded a step, which a factor would spoil.
+# Of what takes a step for the one that is made, and what it does with it.
+_LAST = {
+    AverageParamsState: "averages",
+    KahanSummationState: "rounds",
+    MasterWeightsState: "rounds",
+    StochasticRoundingState: "rounds",
+}
+
+
+def _require_unmade(state: Any) -> None:
+    """Check that nothing inside takes a step for the one that is made, which a factor changes.
 
     Raises:
-      ValueError: something has.
+      ValueError: something does.
     """
-    rounding = StochasticRoundingState | KahanSummationState | MasterWeightsState
-    for part in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, rounding)):
-        if isinstance(part, rounding):
-            name = type(part).__name__.removesuffix("State")
-            raise ValueError(f"{name} rounds steps: it belongs outside of by_path, not inside")
+    for part in jax.tree.leaves(state, is_leaf=lambda x: type(x) in _LAST):
+        if type(part) in _LAST:
+            name, does = type(part).__name__.removesuffix("State"), _LAST[type(part)]
+            raise ValueError(f"{name} {does} steps: it belongs outside of by_path, not inside")
 
 
 def _names(tree: Any) -> list[str]:

@@ -69,7 +69,12 @@ def skip_unstable(
     ``threshold`` robust standard deviations, and by more than as many twentieths of that median.
     A low one never is. Outliers enter the window too, so that a level that lasts for half of it is
     the normal one. None is called so before ``min(16, window)`` are known, nor while half of the
-    window is 0, beside which nothing is usual.
+    window is 0, beside which nothing is usual. So before that many steps only a limit guards the
+    moments: ``skip_unstable(optax.chain(clip_by_global_norm(1.0), tx), threshold=6.0)``.
+
+    Around `accumulate` single micro-batches are skipped, each at the price of a pass over the whole
+    state: of Adam, 25 to 35 times that of adding a gradient. Inside, ``accumulate(skip_unstable(
+    tx), k)``, whole steps are skipped, by their mean, and a micro-step is 1.4 additions.
 
     Args:
       inner: any optimizer, whole: what comes behind this in a chain is not skipped. It sees what is
@@ -84,7 +89,8 @@ def skip_unstable(
       An Optax transformation. Its ``update`` takes ``value``, the loss, without which it looks at
       gradients only, and ``grad_norm``, the norm where it is known already; ``inner`` gets both.
       Inside ``shard_map`` the norm is a shard's own unless it is given: give the one over all
-      shards, so that all skip the same steps, and steps can be scanned there.
+      shards, and a ``value`` that is common to them too, such as `jax.lax.pmean` of the losses.
+      Else shards skip different steps; and steps can be scanned there with both.
 
     Raises:
       ValueError: a number is out of its range, or ``then`` another string.

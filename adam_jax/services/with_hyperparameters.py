@@ -46,8 +46,9 @@ def with_hyperparameters(
     `set_hyperparameters`, without recompilation. Under ``vmap`` each member of an ensemble has its
     own, and one can differentiate through them.
 
-    An optimizer of this package does what it does with the same static number: its means are the
-    same to the bit, and its updates to 6 units in the last place, as measured over 200 steps. A
+    An optimizer of this package does what it does with the same static number: mean gradients are
+    the same to the bit, and updates to 6 units in the last place of the largest that their entry
+    has in a run, as measured of every member over 200 steps. A
     schedule's values are float32, unless they are static; so are those that are put into
     ``hyperparams`` by hand, and what ``make`` computes of them. Optax's optimizers see float32
     arrays.

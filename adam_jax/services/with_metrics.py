@@ -72,6 +72,10 @@ def with_metrics(
     Inside ``shard_map`` all is a shard's own, and JAX's types say so after the first step only:
     there ``every`` is 1, and no scan of steps.
 
+    What `accumulate` makes of many gradients is measured inside of it, ``accumulate(with_metrics(
+    tx), k)``, where only full steps are counted. Around it each micro-batch is an update, and where
+    ``every`` and k have a divisor in common, no full step is ever measured.
+
     Args:
       inner: any Optax transformation. What is outside of it is not seen: wrap the whole chain.
       every: measure in the first update and then in each so many; in between the last values stay.
