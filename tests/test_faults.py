@@ -216,6 +216,7 @@ def test_what_is_bad_is_skipped_and_no_other_step(name):
     assert not guarded["clean"].skipped.any()
 
 
+@pytest.mark.exhaustive
 @every
 def test_a_run_with_faults_is_to_the_bit_the_one_without_these_steps(name):
     guarded, _ = runs(name)
