@@ -24,9 +24,6 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-FEW = 2  # cases that an ordinary run takes of a test that is marked costly
-
-
 @pytest.fixture
 def x64():
     """64-bit dtypes, for one test."""
@@ -84,12 +81,12 @@ def in_part(items, part, parts):
 
 
 def ordinary(items, members):
-    """Without what takes long; of what costs a few cases, by member of those that are given."""
+    """Without what takes long; of what is costly a case or two, by member of those given."""
     costly = defaultdict(list)
     for item in items:
         if item.get_closest_marker("costly") and member_of(item) in (None, *members):
             costly[item.path, item.originalname].append(item)
-    few = {id(item) for cases in costly.values() for item in evenly(cases, FEW)}
+    few = {id(item) for cases in costly.values() for item in ends(cases)}
     return [
         item
         for item in items
@@ -98,11 +95,9 @@ def ordinary(items, members):
     ]
 
 
-def evenly(cases, most):
-    """The first and the last, and so many between, as far apart as can be."""
-    if len(cases) <= most:
-        return cases
-    return [cases[i * (len(cases) - 1) // (most - 1)] for i in range(most)]
+def ends(cases):
+    """The first; by member the last too, a wrapper."""
+    return cases[:1] + (cases[-1:] if member_of(cases[0]) else [])
 
 
 def pytest_runtest_teardown():

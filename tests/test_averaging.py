@@ -67,6 +67,7 @@ def ends(b, steps=4000, seeds=8):
     return np.asarray(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), seeds)))
 
 
+@pytest.mark.exhaustive
 def test_the_average_is_nearer_to_the_optimum_than_the_last_iterate():
     """Kingma & Ba 2015, section 7.2: under noise the last iterate wanders, its average does not.
 
@@ -207,6 +208,7 @@ def settled(rounding):
     return float(jnp.mean(averaged_params(state)[1:]))
 
 
+@pytest.mark.exhaustive
 def test_a_slow_average_moves_in_eight_bits_if_rounded_by_chance():
     assert settled("stochastic") == pytest.approx(2 - np.exp(-1), abs=0.03)
     assert settled("nearest") == pytest.approx(1, abs=0.03)  # swamped

@@ -128,6 +128,7 @@ def test_and_back_to_float32_it_moves_no_more(kind):
         assert_close(getattr(back[0], field)["w"], stored, rtol=3e-7)
 
 
+@pytest.mark.exhaustive
 def test_from_few_bits_to_fewer_each_step_rounds_what_the_one_before_left():
     params, state = trained()
     eight = convert_state(state, adam(KINDS["eight_bit"]), params)

@@ -191,6 +191,7 @@ def test_derivatives_through_training(member, x64):
         assert np.isfinite(derivative).all()
 
 
+@pytest.mark.exhaustive
 def test_through_optaxs_adam_the_derivative_is_nan_where_a_gradient_is_0(x64):
     @jax.jit
     def derivatives(params):

@@ -161,6 +161,7 @@ def test_inside_of_shard_map_replicas_measure_alike_and_shards_their_own():
     np.testing.assert_allclose(jax.jit(own)(p), np.linalg.norm(p.reshape(8, 2), axis=1), 1e-6)
 
 
+@pytest.mark.exhaustive
 def test_derivatives_pass_by():
     def loss(rate, tx):
         p, state = jnp.array([1.0, 2.0]), tx.init(jnp.zeros(2))

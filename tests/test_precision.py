@@ -391,6 +391,7 @@ def test_the_master_is_rebuilt_exactly(remainder):
         np.testing.assert_array_equal(seen[np.isinf(m)], m[np.isinf(m)])
 
 
+@pytest.mark.exhaustive
 def test_without_its_remainder_it_would_not_be():
     words = next(iter(patterns()))
     _, seen, _ = masters_after(True, words.view(np.float32), twin=True)

@@ -114,7 +114,7 @@ def test_from_a_mean_square_of_zero_they_would_be_six_times_too_long():
 # --- single entries ------------------------------------------------------------------------------
 
 
-@pytest.mark.costly
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", KINDS[1:])
 def test_blocks_without_such_an_entry_keep_their_bits(name):
     tx = adam_jax.adam(0.1, **FORMATS[name].arguments)

@@ -140,6 +140,7 @@ def test_what_is_not_divided_is_not_gathered():
     assert set(device_bytes(state).values()) == {sum(x.nbytes for x in jax.tree.leaves(state))}
 
 
+@pytest.mark.exhaustive
 def test_an_eager_init_and_step_are_the_same():
     run = run_of("data-and-model", "default")
     state = run.tx.init(run.params)

@@ -218,6 +218,7 @@ def test_options_override_the_problem(documented, write):
     assert found["standings"][0]["steps_to_target"] == 0
 
 
+@pytest.mark.exhaustive
 def test_table(capsys, write):
     assert main(["race", write(), "--entrants", ALL]) == 0
     printed = capsys.readouterr()

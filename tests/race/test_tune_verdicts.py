@@ -101,7 +101,7 @@ class TestNoise:
         assert found.recommended.values == (scan.recommended,)
         first = next(iter(headline("it", AXES, found)))
         assert (
-            first == "it: learning_rate 0.0562 ends at loss 0.95; the budget is too small to tell"
+            first == "it: learning_rate 0.0562 ends at loss 0.961; the budget is too small to tell"
         )
 
     @pytest.mark.parametrize(("n", "m"), [(1, 1), (2, 2), (3, 3), (2, 4), (5, 5)])
