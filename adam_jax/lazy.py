@@ -21,7 +21,7 @@ from adam_jax.mismatch import require_float, require_mask
 from adam_jax.rows import gathered, is_rows, require_auto
 from adam_jax.rules.adam import Adam
 from adam_jax.skipped import Rates, column, drift, left
-from adam_jax.states import only
+from adam_jax.states import choose, only
 from adam_jax.storage import Choice
 from adam_jax.storage.at_rest import decoded, is_writable, scaled
 from adam_jax.tables import (
@@ -203,6 +203,35 @@ class Lazy:
 def own_states(state: chex.ArrayTree) -> list[LazyAdamState]:
     """The states of `lazy_adam` in another, wherever they are nested."""
     return [x for x in jax.tree.leaves(state, is_leaf=_is_own) if _is_own(x)]
+
+
+def chosen(takes: jax.Array, new: chex.ArrayTree, old: chex.ArrayTree, updates: Any) -> Any:
+    """``new`` where a scalar is true, else ``old``; of tables with `Rows` as updates ``new``.
+
+    Where it is false these must be padding alone. Then both are the same, and the choice, which
+    would read and write whole tables, is left out.
+    """
+    flat = jax.tree_util.tree_leaves_with_path(updates, is_leaf=is_rows)
+    stay = {_keystr(path) for path, u in flat if is_rows(u)}
+
+    def one(new: Any, old: Any) -> Any:
+        either = choose(takes, new, old)
+        if not _is_own(new):
+            return either
+
+        def with_tables(tree: Any, of_new: Any) -> Any:
+            def pick(path: Any, counts: Any, x: Any, y: Any) -> Any:
+                return y if counts is not None and _keystr(path) in stay else x
+
+            return jax.tree_util.tree_map_with_path(
+                pick, new.last, tree, of_new, is_leaf=lambda x: x is None
+            )
+
+        pairs = zip(_moments(either), _moments(new), strict=True)
+        inner_state = _with_moments(either.inner_state, [with_tables(*pair) for pair in pairs])
+        return LazyAdamState(inner_state, with_tables(either.last, new.last))
+
+    return jax.tree.map(one, new, old, is_leaf=_is_own)
 
 
 def begun_now(fresh: chex.ArrayTree, state: chex.ArrayTree) -> Any:

@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from adam_jax.hyperparameters import Scalar, number, one_of, optional_steps, transformation, whole
+from adam_jax.lazy import chosen
 from adam_jax.norms import given_norm, precision, real_scalar
-from adam_jax.rows import Rows, is_rows
-from adam_jax.states import choose, like, only
+from adam_jax.rows import Rows, is_rows, map_values
+from adam_jax.states import only
 from adam_jax.storage.native import narrow
 
 _ENOUGH = 16  # values, before any is called an outlier
@@ -149,20 +149,10 @@ def skip_unstable(
         exhausted = state.exhausted
         if most is not None and not gives_in:
             exhausted = exhausted | (in_row >= most)
-
-        def step(inner_state: Any) -> tuple[Any, Any]:
-            steps, new = inner.update(updates, inner_state, params, **extra_args)
-            return steps, like(new, inner_state)
-
-        if any(map(is_rows, jax.tree.leaves(updates, is_leaf=is_rows))):
-            # To choose between two states would read and write whole tables.
-            rest = partial(_rest, jax.eval_shape(step, state.inner_state)[0])
-            steps, new = lax.cond(takes, step, rest, state.inner_state)
-        else:
-            # No branch, which would keep its operands in memory: the choice joins the step's loop.
-            steps, new = step(state.inner_state)
-            steps = jax.tree.map(partial(_or_nothing, takes), steps)
-            new = choose(takes, new, state.inner_state)
+        kept = jax.tree.map(partial(_rows_or_none, takes), updates, is_leaf=is_rows)
+        steps, new = inner.update(kept, state.inner_state, params, **extra_args)
+        steps = map_values(partial(_or_nothing, takes), steps)
+        new = chosen(takes, new, state.inner_state, kept)
         return steps, SkipUnstableState(new, in_row, total, norm, norms, values, exhausted)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -229,16 +219,13 @@ def _median(x: jax.Array, count: jax.Array) -> jax.Array:
     return jnp.where(count > 0, low / 2 + high / 2, 0)
 
 
-def _rest(shapes: Any, inner_state: Any) -> tuple[Any, Any]:
-    """Updates of these shapes that change nothing, and the state as it is."""
-
-    def nothing(x: Any) -> Any:
-        if is_rows(x):
-            padding = jnp.full(x.indices.shape, x.size, x.indices.dtype)
-            return Rows(padding, nothing(x.values), x.size, x.distinct)
-        return -jnp.zeros(x.shape, x.dtype)
-
-    return jax.tree.map(nothing, shapes, is_leaf=is_rows), inner_state
+def _rows_or_none(takes: jax.Array, u: Any) -> Any:
+    """Rows, padding all where no step is taken, which then touches none of their table."""
+    if not is_rows(u):
+        return u
+    indices = u.indices.astype(jnp.promote_types(u.indices.dtype, jnp.int32))
+    indices, values = jnp.where(takes, indices, u.size), jnp.where(takes, u.values, 0)
+    return Rows(indices, values, u.size, u.distinct)
 
 
 def _or_nothing(takes: jax.Array, u: chex.Array) -> jax.Array:
