@@ -104,7 +104,7 @@ def _scalar(name: str, value: Any, rule: str, holds: Callable[[float], bool]) ->
         value = float(value) if jnp.issubdtype(value.dtype, jnp.floating) else value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         hint = ""
-        if callable(value) and "schedule" not in rule:
+        if callable(value) and not isinstance(value, type) and "schedule" not in rule:
             hint = "; adam_jax.with_hyperparameters takes schedules"
         raise TypeError(f"`{name}` must be {rule}, got {brief(value)}{hint}")
     if not holds(value):  # type: ignore[arg-type]

@@ -21,13 +21,16 @@ _NUMBERS = {"hyperparams", "hyperparams_states", "remainders"}
 _TOGETHER = {"norm", "norms", "values", "vector", "weight"}
 
 
-def walk(node: Any, params: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Owned | None]]:
+def walk(
+    node: Any, params: Any, path: Path = (), ours: bool = False
+) -> Iterator[tuple[Path, Any, Owned | None]]:
     """The outermost parts of a state that the parameters own, and the leaves that they do not.
 
     Args:
       node: the state, of any Optax transformation.
       params: the parameters.
       path: where the node is.
+      ours: whether it is a field of one of this package's states.
 
     Returns:
       For each part its path, itself, and what it holds of each parameter, with that one's path;
@@ -35,12 +38,13 @@ def walk(node: Any, params: Any, path: Path = ()) -> Iterator[tuple[Path, Any, O
     """
     children, structure = level(node)
     is_array = jax.tree_util.treedef_is_leaf(structure)
-    owned = None if is_of_all(path, is_array) else _owned(node, params)
+    owned = None if is_of_all(path, is_array and ours) else _owned(node, params)
     if owned is not None or is_array:
         yield path, node, owned
         return
+    ours = type(node).__module__.startswith("adam_jax.")
     for key, child in children:
-        yield from walk(child, params, path + key)
+        yield from walk(child, params, path + key, ours)
 
 
 def is_of_all(path: Path, is_array: bool) -> bool:

@@ -120,8 +120,8 @@ def _add_race(commands: Any) -> None:
         "--time-limit",
         type=_seconds,
         metavar="SECONDS",
-        help="for an entrant on a problem, with its compilation, and before that for each to be "
-        "read; what takes longer is ended",
+        help="for an entrant on a problem, with its compilation, and before that for all entrants "
+        "to be read; what takes longer is ended",
     )
     add(
         "--out",
@@ -254,13 +254,13 @@ def _positive(text: str, most: float = math.inf) -> int:
     if number < 1:
         raise ArgumentTypeError(f"must be a positive integer, got {text!r}")
     if number > most:
-        raise ArgumentTypeError(f"must be at most {most:g}, got {text!r}")
+        raise ArgumentTypeError(f"must be at most {most:,}, got {text!r}")
     return number
 
 
-# Of what is all in memory at once, more than anyone needs.
+# More than anyone needs, and less than a slip of the hand.
 _seeds = partial(_positive, most=1000)
-_epochs = partial(_positive, most=1e9)
+_epochs = partial(_positive, most=10**9)
 
 
 def _counts(text: str) -> tuple[int, ...]:

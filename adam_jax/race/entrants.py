@@ -73,7 +73,7 @@ class Entrant:
       name: as the user wrote it.
       build: `learning_rate -> transformation`.
       file: where it is written, if the user gave a file.
-      digest: of the user's file or module that it is in; empty for a built-in one.
+      digest: of the user's file, and of what it imports from beside it; empty for a built-in one.
     """
 
     name: str

@@ -58,13 +58,13 @@ class Journal:
         return self._outcomes.get(records.of_group(course, entrant.name, entrant.digest))
 
     def others(self, course: Course, named: Sequence[str]) -> list[str]:
-        """Who else has runs there that could stand beside those of the entrants named."""
-        return [
+        """Who else has runs there that could stand beside those of the entrants named, once."""
+        there = [
             kept.entrant
             for group, kept in self._outcomes.items()
-            if kept.entrant not in named
-            and group == records.of_group(course, kept.entrant, kept.digest)
+            if group == records.of_group(course, kept.entrant, kept.digest)
         ]
+        return [] if self._fresh else [name for name in dict.fromkeys(there) if name not in named]
 
     def keep(self, course: Course, outcome: Outcome) -> None:
         """Writes the runs of an entrant.

@@ -51,7 +51,8 @@ class Outcome:
       step_seconds: the time of a step, a run's share of it; see `adam_jax.race.runner`.
       compile_seconds: tracing and compiling the training of all runs.
       state_bytes: bytes of optimizer state a parameter.
-      digest: of the user's file that the entrant is from; empty for a built-in one.
+      digest: of the user's file that the entrant is from, and of what that imports from beside
+        it; empty for a built-in one.
       samples: the problem's `samples` of the best rate's median run, by caption.
     """
 

@@ -7,7 +7,7 @@ import ast
 import hashlib
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -17,14 +17,17 @@ def digest(file: str | Path) -> str:
     """Tells one text of a file, and of its modules, from another."""
     first = Path(file).resolve()
     # Its own folder, and for a module of a package the one that the package is in.
-    folders = [each for each in {first.parent, _top(first.parent)} if each.name not in _INSTALLED]
+    folders = [first.parent, _top(first.parent)]
+    # Of the packages that it is in itself: these import all of theirs.
+    above = {folder / "__init__.py" for folder in first.parents}
     texts: dict[Path, bytes] = {}
     coming = [first]
     while coming:
         path = coming.pop()
         if path not in texts:
             texts[path] = path.read_bytes()
-            coming += _imported(path, texts[path], folders)
+            found = _imported(path, texts[path], folders)
+            coming += [each for each in found if each not in above and _is_own(each)]
     whole = b"\0".join(texts[path] for path in sorted(texts))
     return hashlib.sha256(whole).hexdigest()[:16]
 
@@ -46,8 +49,13 @@ def _imported(path: Path, text: bytes, folders: Iterable[Path]) -> Iterator[Path
         else:
             continue
         for base, name in product(bases, names):
-            stem = base.joinpath(*name.split("."))
-            yield from filter(Path.is_file, (stem.with_suffix(".py"), stem / "__init__.py"))
+            # What is above a module in its package runs too.
+            for stem in accumulate(name.split("."), Path.joinpath, initial=base):
+                yield from filter(Path.is_file, (stem / "__init__.py", Path(f"{stem}.py")))
+
+
+def _is_own(path: Path) -> bool:
+    return _INSTALLED.isdisjoint(path.parts)
 
 
 def _top(folder: Path) -> Path:

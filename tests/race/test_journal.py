@@ -229,7 +229,7 @@ def test_the_digest_is_of_what_is_imported_from_beside_it_too(tmp_path):
         "parts/__init__.py": "",
         "parts/whole.py": "from . import near\n",
         "parts/part.py": "from .deep.down import *\n",
-        "parts/near.py": "try: from ..... import missing\nexcept ImportError: pass\n",
+        "parts/near.py": f"try: from {'.' * 40} import missing\nexcept ImportError: pass\n",
         "parts/deep/down.py": "from ..up import up\n",
         "parts/up.py": "SIZE = 3\n",
         "parts/broken.py": "not Python",
@@ -244,6 +244,18 @@ def test_the_digest_is_of_what_is_imported_from_beside_it_too(tmp_path):
         assert (digest(tmp_path / "first.py") == before) == (name in unread), name
         (tmp_path / name).write_text(text)
     assert digest(tmp_path / "parts" / "part.py") != digest(tmp_path / "parts" / "up.py")
+
+
+@pytest.mark.parametrize("form", ["import pk.whole", "from pk.whole import x"])
+def test_the_digest_is_of_the_packages_above_a_module_too(form, tmp_path):
+    (tmp_path / "pk").mkdir()
+    (tmp_path / "pk" / "whole.py").write_text("x = 1\n")
+    (tmp_path / "first.py").write_text(form)
+    digests = set()
+    for text in ("RATE = 1\n", "RATE = 2\n"):
+        (tmp_path / "pk" / "__init__.py").write_text(text)
+        digests.add(digest(tmp_path / "first.py"))
+    assert len(digests) == 2
 
 
 def test_the_digest_of_a_built_in_problem(monkeypatch):

@@ -240,7 +240,7 @@ def test_an_entrant_of_the_users_own(documented, write):
         (["--entrant", "sgd", "--also", "eps=0.1:1"], "'sgd' takes"),
         (["--entrant", f"{'x' * 300}.py:make"], "no such file"),
         (["--learning-rates", "1e-4:1:1000000000"], "--learning-rates must be at most 1000"),
-        (["--seeds", "100000000"], "at most 1000, got '100000000'"),
+        (["--seeds", "100000000"], "at most 1,000, got '100000000'"),
         (["--seeds", "0"], "positive integer, got '0'"),
         (["--epochs", "-1"], "--epochs"),
         (["--tolerance", "0"], "between 0 and 1, got '0'"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from adam_jax.race.canvas import PRINT, Label, Paper, canvas, drawing, name_lines, png, short
@@ -95,19 +96,23 @@ def figure(paper: Paper, profile: Lines, styles: Styles) -> Any:
 
 
 def side_by_side(shares: Mapping[str, Sequence[float]], gap: float) -> dict[str, list[float]]:
-    """The heights of lines in percent, those that coincide so far apart around where they are.
+    """The heights of lines in percent, each so far above the next, lest one hide another.
+
+    All the way, so that a line is level where its share is; and less far if one would else come
+    to lie above another that has more.
 
     Example:
       >>> side_by_side({"a": (0.0, 1.0), "b": (0.0, 0.5)}, gap=2.0)
-      {'a': [1.0, 100.0], 'b': [-1.0, 50.0]}
+      {'a': [1.0, 101.0], 'b': [-1.0, 49.0]}
     """
-    heights: dict[str, list[float]] = {name: [] for name in shares}
-    for column in zip(*shares.values(), strict=True):
-        for name, share in zip(shares, column, strict=True):
-            same = [other for other, its in zip(shares, column, strict=True) if its == share]
-            place = (len(same) - 1) / 2 - same.index(name)
-            heights[name].append(100 * share + gap * place)
-    return heights
+    different = sorted({share for line in shares.values() for share in line})
+    least = min((100 * (b - a) for a, b in pairwise(different)), default=100.0)
+    gap = min(gap, least / (len(shares) + 1))
+    middle = (len(shares) - 1) / 2
+    return {
+        name: [100 * share + gap * (middle - place) for share in line]
+        for place, (name, line) in enumerate(shares.items())
+    }
 
 
 def finding(profile: Lines) -> str:

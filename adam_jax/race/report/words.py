@@ -153,7 +153,7 @@ def others(race: Race) -> str:
     """Who is not here, though its runs are kept."""
     return (
         f"results.jsonl also has the runs of {several(race.others)} with these settings; "
-        "who is named in --entrants too is shown from there."
+        "who is named in --entrants too, and has not changed, is shown from there."
     )
 
 
