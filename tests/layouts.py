@@ -19,10 +19,14 @@ if hasattr(jax.sharding, "AxisType"):
     KINDS["explicit"] = jax.sharding.AxisType.Explicit
 SHAPES = {"w": (16, 64), "b": (64,), "scale": ()}
 
+# For a scan in `shard_map`, which the older one cannot check.
+SCANNED = {}
 if hasattr(jax, "shard_map"):
     shard_map = jax.shard_map
 else:  # its older place
     from jax.experimental.shard_map import shard_map  # noqa: F401
+
+    SCANNED = {"check_rep": False}
 
 
 def mesh_of(shape, kind="auto"):

@@ -1,5 +1,6 @@
 """Rows: gradients and updates of a few rows of a table, and the optimizer that steps on them."""
 
+import chex
 import family
 import jax
 import jax.numpy as jnp
@@ -295,7 +296,11 @@ def test_skipped_steps_are_as_if_they_had_not_been(catch_up):
     guarded = adam_jax.skip_unstable(lazy)
     moved, state = run(guarded, jnp.array([1, jnp.nan, 2, jnp.inf, 0.5]))
     assert int(state.skipped_total) == 2
-    assert_same_bits((moved, state.inner_state), run(lazy, jnp.array([1, 2, 0.5])))
+    taken = jnp.array([1, 2, 0.5])
+    alone, unskipped = run(guarded, taken)
+    assert_same_bits((moved, state.inner_state), (alone, unskipped.inner_state))
+    # Another program, which may be rounded elsewhere.
+    chex.assert_trees_all_close((alone, unskipped.inner_state), run(lazy, taken), rtol=1e-5)
 
 
 def test_partition_gives_each_group_its_own():

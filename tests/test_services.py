@@ -11,6 +11,7 @@ from checks import assert_same_kind, configured
 from family import FORMATS, mostly
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from layouts import SCANNED
 from test_norms import shard_map
 from training import assert_close, gradients, parameters
 
@@ -201,7 +202,7 @@ def test_over_shards_steps_are_scanned(service):
     norms = jnp.linalg.norm(stream, axis=1)
     mesh = Mesh(np.array(jax.devices()), ("x",))
     over = {"in_specs": (P("x"), P(None, "x"), P()), "out_specs": P(None, "x")}
-    shards = jax.jit(shard_map(train, mesh=mesh, **over))(params, stream, norms)
+    shards = jax.jit(shard_map(train, mesh=mesh, **over, **SCANNED))(params, stream, norms)
     assert_same(shards, jax.jit(train)(params, stream, norms))
 
 

@@ -9,6 +9,7 @@ from checks import assert_same_bits, assert_same_kind, configured
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from layouts import SCANNED
 from test_norms import STRICT, shard_map
 from training import assert_close, descend, gradients, moved, parameters, stepper
 
@@ -202,7 +203,7 @@ def test_over_shards_a_scan_skips_the_same_steps_where_loss_and_norm_are_common(
         return params, skipped
 
     over = {"in_specs": (P("x"), P(None, "x"), P(None, "x")), "out_specs": (P("x"), P())}
-    after, skipped = jax.jit(shard_map(train, mesh=mesh, **over))(params, stream, losses)
+    after, skipped = jax.jit(shard_map(train, mesh=mesh, **over, **SCANNED))(params, stream, losses)
     assert skipped.tolist() == np.repeat([0, 1, 2], [20, 2, 2]).tolist()
     np.testing.assert_array_equal(after, np.full(16, after[0]))
     assert after[0] == pytest.approx(1 - 22 * 0.1, rel=1e-5)
