@@ -104,12 +104,17 @@ def _scalar(name: str, value: Any, rule: str, holds: Callable[[float], bool]) ->
         value = float(value) if jnp.issubdtype(value.dtype, jnp.floating) else value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         hint = ""
-        if callable(value) and not isinstance(value, type) and "schedule" not in rule:
+        if is_schedule(value) and "schedule" not in rule:
             hint = "; adam_jax.with_hyperparameters takes schedules"
         raise TypeError(f"`{name}` must be {rule}, got {brief(value)}{hint}")
     if not holds(value):  # type: ignore[arg-type]
         raise ValueError(f"`{name}` must be {rule}, got {brief(value)}")
     return float(value)
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether it may be one: a class is called to be made, so `jnp.bfloat16` is none."""
+    return callable(value) and not isinstance(value, type)
 
 
 def _exact(name: str, value: Scalar) -> Scalar:

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_kind, configured
-from parity.traces import FOLDER, load
+from parity import traces
 from training import assert_close, descend, gradients, moved, parameters, stepper
 
 import adam_jax
@@ -111,27 +111,15 @@ def test_state_is_optaxs_leaf_for_leaf(make):
 @cache
 def trained(module, dtype):
     """By case the parameters after each of 200 steps, and the state then: one program."""
-    traces = load(FOLDER / "torch.npz")  # for its gradients, between 1e-8 and 1e2
-    start, stream = (x.astype(dtype) for x in (traces.initial, traces.gradients))
+    recorded = traces.load(traces.FOLDER / "torch.npz")  # for its gradients, between 1e-8 and 1e2
+    start, stream = (x.astype(dtype) for x in (recorded.initial, recorded.gradients))
     cases = {
         case: getattr(module, case.split("-")[0])(1e-3, **settings)
         for case, settings in FAMILY.items()
     }
 
-    def step(carry, g):
-        after = {}
-        for case, (params, state) in carry.items():
-            updates, new = cases[case].update(g, state, params)
-            after[case] = optax.apply_updates(params, updates), new
-        return after, {case: params for case, (params, _) in after.items()}
-
-    @jax.jit
-    def run(start):
-        return jax.lax.scan(step, {c: (start, tx.init(start)) for c, tx in cases.items()}, stream)
-
     with configured({"jax_enable_x64": dtype == "float64"}):
-        end, path = run(jnp.asarray(start))
-    return {case: (path[case], state) for case, (_, state) in end.items()}
+        return traces.trained(cases, jnp.asarray(start), stream)
 
 
 @pytest.mark.parametrize("case", FAMILY)

@@ -166,7 +166,7 @@ class ByPath:
 
         def init(params: optax.Params) -> Any:
             state = inner.init(params)
-            _require_unmade(state)
+            _require_none_final(state)
             return state
 
         return wide_gradients(optax.GradientTransformationExtraArgs(init, update))
@@ -217,7 +217,7 @@ class _DecayScale:
 
 
 # Of what takes a step for the one that is made, and what it does with it.
-_LAST = {
+_FINAL = {
     AverageParamsState: "averages",
     KahanSummationState: "rounds",
     MasterWeightsState: "rounds",
@@ -225,15 +225,15 @@ _LAST = {
 }
 
 
-def _require_unmade(state: Any) -> None:
+def _require_none_final(state: Any) -> None:
     """Check that nothing inside takes a step for the one that is made, which a factor changes.
 
     Raises:
       ValueError: something does.
     """
-    for part in jax.tree.leaves(state, is_leaf=lambda x: type(x) in _LAST):
-        if type(part) in _LAST:
-            name, does = type(part).__name__.removesuffix("State"), _LAST[type(part)]
+    for part in jax.tree.leaves(state, is_leaf=lambda x: type(x) in _FINAL):
+        if type(part) in _FINAL:
+            name, does = type(part).__name__.removesuffix("State"), _FINAL[type(part)]
             raise ValueError(f"{name} {does} steps: it belongs outside of by_path, not inside")
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from adam_jax.hyperparameters import Exact, function, known, number, transformation
+from adam_jax.hyperparameters import Exact, function, is_schedule, known, number, transformation
 from adam_jax.states import like, only
 from adam_jax.transform import full_beside
 
@@ -189,9 +189,7 @@ _number_or_schedule = number("a finite number or a schedule", _is_finite)
 
 
 def _changing(name: str, value: Any) -> Any:
-    # A class is called to be made: jnp.bfloat16 is no schedule.
-    is_schedule = callable(value) and not isinstance(value, type)
-    return value if is_schedule else _number_or_schedule(name, value)
+    return value if is_schedule(value) else _number_or_schedule(name, value)
 
 
 def _at(count: jax.Array, name: str, value: Any) -> Any:

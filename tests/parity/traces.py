@@ -151,6 +151,15 @@ def replay(
     shapes = traces.about["shapes"]
     params = split(jnp.asarray(traces.initial, dtype), shapes)
     gradients = split(jnp.asarray(traces.gradients, dtype), shapes)
+    recorded = np.array(traces.about["steps"]) - 1
+    runs = trained(optimizers, params, gradients)
+    return {name: join(path, shapes)[recorded] for name, (path, _) in runs.items()}
+
+
+def trained(
+    optimizers: dict[str, optax.GradientTransformation], initial: Any, gradients: Any
+) -> dict[str, tuple[Any, Any]]:
+    """By name the parameters after each step, and the last state: one program for all."""
 
     def step(carry, gradient):
         after = {}
@@ -160,12 +169,12 @@ def replay(
         return after, {name: params for name, (params, _) in after.items()}
 
     @jax.jit
-    def run(params, gradients):
-        start = {name: (params, tx.init(params)) for name, tx in optimizers.items()}
-        return jax.lax.scan(step, start, gradients)[1]
+    def run(initial, gradients):
+        start = {name: (initial, tx.init(initial)) for name, tx in optimizers.items()}
+        return jax.lax.scan(step, start, gradients)
 
-    recorded = np.array(traces.about["steps"]) - 1
-    return {name: join(x, shapes)[recorded] for name, x in run(params, gradients).items()}
+    ends, paths = run(initial, gradients)
+    return {name: (paths[name], state) for name, (_, state) in ends.items()}
 
 
 def continued(
