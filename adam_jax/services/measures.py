@@ -28,10 +28,10 @@ from adam_jax.storage.native import narrow
 from adam_jax.storage.rounding import round_to
 from adam_jax.transform import full_beside
 
-# The square of what is below 1e-19 or above 1e19 is 0 or infinite. Of entries times the one unit or
-# times the other, the sum is right for norms from 1e-27 to the largest number. (A second pass where
-# the first has failed would keep all gradients and updates in memory until that is known.)
-_UNITS = (2.0**40, 2.0**-66)
+# The square of what is above 1.8e19 is infinite. Of entries as they are or times this unit, the sum
+# is right up to the largest number, and entries below 1.1e-19 are 0 in it. (A second pass where the
+# first has failed would keep all gradients and updates in memory until that is known.)
+_UNIT = 2.0**-66
 _LARGEST = float(jnp.finfo(jnp.float32).max)
 
 # A first pass sums so many entries or more, one after the other in float32, and a second the rest.
@@ -143,9 +143,9 @@ def _measure(
         finish = partial(_finish, names, sizes, rule, known, weights, last)
         # Never 1, which XLA does not know. Constants it would take together, and their square is 0.
         never = count < 0
-        units = jnp.where(never, 1, jnp.asarray(_UNITS, jnp.float32))
+        unit = jnp.where(never, 1, jnp.float32(_UNIT))
         # Always: a branch would keep in memory what it needs, and that takes longer than the sums.
-        products = [_products(row, units) for row in rows]
+        products = [_products(row, unit) for row in rows]
         if every > 1 and last is not None:
             when = count % every == 0
             found: Metrics = lax.cond(when, finish, lambda *_: last, products, samples)
@@ -224,8 +224,8 @@ def _of_products(size: Any, products: jax.Array) -> dict[str, jax.Array]:
 
 # Jitted by itself, so that leaves of one shape are traced once.
 @jax.jit
-def _products(row: Row, units: jax.Array) -> jax.Array:
-    """The inner products gg, uu, pp, ug, and vv and uv where there is v; each in both units."""
+def _products(row: Row, unit: jax.Array) -> jax.Array:
+    """The inner products gg, uu, pp, ug, and vv, uv where there is v; plain, and in the unit."""
     columns = [_real(row.g), _real(row.u), _real(row.p)]
     if row.v is not None:
         v = row.v.astype(jnp.float32)
@@ -233,8 +233,7 @@ def _products(row: Row, units: jax.Array) -> jax.Array:
     sums = []
     for part in zip(*columns, strict=True):
         terms = []
-        for unit in units:
-            g, u, p, *previous = (x * unit for x in part)
+        for g, u, p, *previous in (part, [x * unit for x in part]):
             terms += [g * g, u * u, p * p, u * g]
             terms += [x for v in previous for x in (v * v, u * v)]
         sums.append(_sums(terms).reshape(2, -1).T)
@@ -278,13 +277,14 @@ def _real(x: Any) -> list[jax.Array]:
 
 def _root(product: jax.Array) -> jax.Array:
     """A norm; held at the largest number where no entry is infinite."""
-    up, down = (jnp.sqrt(x) / unit for x, unit in zip(product, _UNITS, strict=True))
-    down = jnp.where(jnp.isfinite(product[1]), jnp.minimum(down, _LARGEST), down)
-    return jnp.where(jnp.isfinite(product[0]), up, down)
+    plain, scaled = jnp.sqrt(product)
+    large = scaled / _UNIT
+    large = jnp.where(jnp.isfinite(scaled), jnp.minimum(large, _LARGEST), large)
+    return jnp.where(jnp.isfinite(plain), plain, large)
 
 
 def _cosine(product: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     """Of the angle between what has these norms, and this inner product; 0 where one is 0."""
-    up = jnp.isfinite(product[0])
-    unit, both = jnp.where(up, *_UNITS), jnp.where(up, *product)
+    plain = jnp.isfinite(product[0])
+    unit, both = jnp.where(plain, 1, _UNIT), jnp.where(plain, *product)
     return jnp.clip(safe_divide(safe_divide(both, x * unit), y * unit), -1, 1)

@@ -68,9 +68,9 @@ def with_metrics(
     of larger leaves they see a sample, 256 to 2048 entries of each.
 
     What is divided by 0 is 0, so of finite gradients all is finite; what is not finite is seen in
-    the norms. Leaves without a gradient do not count, nor do rows of a table that `Rows` leave out.
-    Inside ``shard_map`` all is a shard's own, and JAX's types say so after the first step only:
-    there ``every`` is 1, and no scan of steps.
+    the norms, to which entries below 1.1e-19 are 0. Leaves without a gradient do not count, nor do
+    rows of a table that `Rows` leave out. Inside ``shard_map`` all is a shard's own, and JAX's
+    types say so after the first step only: there ``every`` is 1, and no scan of steps.
 
     What `accumulate` makes of many gradients is measured inside of it, ``accumulate(with_metrics(
     tx), k)``, where only full steps are counted. Around it each micro-batch is an update, and where
