@@ -102,9 +102,13 @@ class Rows:
         if table.shape != self.shape:
             raise ValueError(f"rows of a table {self.shape} cannot be added to one {table.shape}")
         with jax.numpy_dtype_promotion("standard"):
+            sum_: jax.Array
+            if jnp.result_type(table, rows.values) == table.dtype and not _is_narrow(table):
+                sum_ = table.at[rows.indices].add(rows.values.astype(table.dtype), mode="drop")
+                return sum_
             # In the wider dtype, and rounded once, as `optax.apply_updates` does with arrays.
             new = gathered(table, rows) + rows.values
-        sum_: jax.Array = scattered(table, rows, new.astype(table.dtype))
+        sum_ = scattered(table, rows, new.astype(table.dtype))
         return sum_
 
     def _parts(self) -> tuple[Any, Any]:
@@ -213,20 +217,33 @@ def rows_of(tree: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
 
 def gathered(table: chex.ArrayTree, rows: Rows) -> Any:
     """These rows of an array, or of each array of a node; 0 for what is padding."""
-    return jax.tree.map(lambda x: x.at[rows.indices].get(mode="fill", fill_value=0), table)
+    inside = (rows.indices >= 0) & (rows.indices < rows.size)
+    # What JAX's own mode "fill" does, in less time on CPUs: that looks at each entry's index.
+    places = jnp.where(inside, rows.indices, 0)
+
+    def one(x: jax.Array) -> jax.Array:
+        found = x.at[places].get(mode="promise_in_bounds")
+        return jnp.where(jnp.expand_dims(inside, range(1, x.ndim)), found, jnp.zeros([], x.dtype))
+
+    return jax.tree.map(one, table)
 
 
 def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
     """The table with new rows, which are distinct; padding is dropped."""
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(x.dtype, jnp.floating) or x.dtype.itemsize >= 4:
+        if not _is_narrow(x):
             return x.at[rows.indices].set(y, mode="drop")
         # Few bits as integers: on CPUs XLA would make the whole table float32, and back.
         bits, row = (lax.bitcast_convert_type(z, f"uint{8 * x.dtype.itemsize}") for z in (x, y))
         return lax.bitcast_convert_type(bits.at[rows.indices].set(row, mode="drop"), x.dtype)
 
     return jax.tree.map(one, table, new)
+
+
+def _is_narrow(x: jax.Array) -> bool:
+    """Whether it is floating, of less than 32 bits."""
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
 
 
 # Jitted by itself, so that a step outside of the user's own jit has the same bits.

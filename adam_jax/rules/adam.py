@@ -90,4 +90,8 @@ class Adam(AdamBase):
         """The mean over the root of the mean square."""
         mu = ema(self.b1, mu, g)
         nu = ema(self.b2, nu, square(g))
-        return quotient(self.mean(c, g, mu), self.size(c, nu), self.eps), mu, nu
+        return self.direction(c, g, mu, nu), mu, nu
+
+    def direction(self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array) -> jax.Array:
+        """The direction, from this step's moments."""
+        return quotient(self.mean(c, g, mu), self.size(c, nu), self.eps)
