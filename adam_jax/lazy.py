@@ -162,13 +162,14 @@ class Lazy:
     ) -> tuple[optax.Params, Any]:
         """As if the steps that these rows have skipped had been taken."""
         lazy = only(state, LazyAdamState, "lazy_adam")
-        own = within(params, lazy.last)
-        wanted = None if indices is None else within(indices, lazy.last)
-        part = requested(own, lazy.last, wanted)
+        own = within("params", params, lazy.last)
+        wanted = None if indices is None else within("indices", indices, lazy.last)
+        tables = _moments(lazy.inner_state)
+        part = requested(own, tables[0], lazy.last, wanted)
         last = part.put(lazy.last, _all_at(part, _count(lazy.inner_state)))
         if self.mode == "none":
             return params, _replaced(state, LazyAdamState, lazy._replace(last=last))
-        tables, leaves = _moments(lazy.inner_state), part.take(own)
+        leaves = part.take(own)
         new, ways = self._caught_up(part, tables, leaves, lazy, self._mask(part))
         with jax.numpy_dtype_promotion("standard"):
             moved = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]

@@ -141,6 +141,25 @@ def require_rows(name: str, rows: Rows) -> None:
     require_in_range(name, indices, rows.size)
 
 
+def integers(name: str, indices: Any) -> jax.Array:
+    """Indices as an array.
+
+    Raises:
+      TypeError: they are no integers.
+
+    >>> integers("`indices`", 0.5)
+    Traceback (most recent call last):
+    TypeError: `indices` must be integers, got 0.5
+    """
+    try:
+        found = jnp.asarray(indices)
+    except Exception:
+        found = None  # of strings JAX asks whether they are the names of dtypes
+    if found is None or not jnp.issubdtype(found.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {brief(indices)}")
+    return found
+
+
 def require_in_range(name: str, indices: Any, size: int) -> None:
     """Check indices that are known: each is a row, or padding.
 

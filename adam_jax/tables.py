@@ -15,7 +15,15 @@ import numpy as np
 import optax
 
 from adam_jax.mismatch import flatten_like
-from adam_jax.rows import Rows, gathered, is_rows, require_in_range, require_rows, scattered
+from adam_jax.rows import (
+    Rows,
+    gathered,
+    integers,
+    is_rows,
+    require_in_range,
+    require_rows,
+    scattered,
+)
 from adam_jax.storage import Blockwise, Choice, Format
 from adam_jax.storage.at_rest import decoded
 from adam_jax.storage.native import Native, narrow
@@ -48,6 +56,9 @@ class Touched:
     def take(self, tree: chex.ArrayTree, whose: str = "the state") -> list[Any]:
         """What is touched of each leaf of a tree of parameters or moments."""
         found = flatten_like(self.leaves, self.treedef, tree, whose)
+        for (path, _), g, x in zip(self.leaves, self.gradients, found, strict=True):
+            if is_rows(g):
+                _require_shape(path, x, self.shapes[_keystr(path)], whose)
         pairs = zip(self.gradients, found, strict=True)
         return [gathered(x, g) if is_rows(g) else x for g, x in pairs]
 
@@ -146,29 +157,54 @@ def require_stored_by_rows(
         raise TypeError(f"{name} can only be decayed in a format of `adam_jax.storage`")
 
 
-def requested(params: optax.Params, last: chex.ArrayTree, indices: Any) -> Touched:
-    """The rows of these indices, a tree like the parameters; ``None`` for all of all tables."""
+def requested(
+    params: optax.Params, moments: chex.ArrayTree, last: chex.ArrayTree, indices: Any
+) -> Touched:
+    """The rows of these indices, a tree like the parameters; ``None`` for all of all tables.
+
+    Raises:
+      ValueError: trees or shapes differ, or there are indices for what is no table.
+      TypeError: indices are no integers.
+      IndexError: an index is known, and out of range.
+    """
     flat: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(params)
     leaves, treedef = flat
     columns = [treedef.flatten_up_to(last)]
     columns.append(columns[0] if indices is None else treedef.flatten_up_to(indices))
     gradients: list[Any] = []
-    for (path, p), counts, wanted in zip(leaves, *columns, strict=True):
+    shapes = {}
+    for (path, p), moment, counts, wanted in zip(
+        leaves, treedef.flatten_up_to(moments), *columns, strict=True
+    ):
+        name = f"`indices`{_keystr(path)}"
+        if counts is not None:
+            shapes[_keystr(path)] = tuple(moment.shape)
+            _require_shape(path, p, tuple(moment.shape), "the parameters")
         if wanted is not None and counts is None:
-            raise ValueError(f"`indices`{_keystr(path)}: `tables` does not take that leaf")
+            raise ValueError(f"{name}: `tables` does not take that leaf")
         if wanted is None:
             gradients.append(None)
         elif indices is None:
             gradients.append(all_rows(p))
         else:
-            chosen = jnp.ravel(jnp.asarray(wanted))
-            require_in_range(f"`indices`{_keystr(path)}", chosen, p.shape[0])
+            chosen = jnp.ravel(integers(name, wanted))
+            require_in_range(name, chosen, p.shape[0])
             gradients.append(Rows(chosen, jnp.zeros((chosen.size, 0)), p.shape[0]).summed())
-    return Touched(treedef, leaves, gradients, {})
+    return Touched(treedef, leaves, gradients, shapes)
 
 
-def within(tree: chex.ArrayTree, last: chex.ArrayTree) -> Any:
-    """The tree as a transformation sees it that is masked, as by `optax.partition`."""
+def within(name: str, tree: chex.ArrayTree, last: chex.ArrayTree) -> Any:
+    """The tree as a transformation sees it that is masked, as by `optax.partition`.
+
+    Raises:
+      ValueError: it has another structure than the parameters.
+    """
+    treedef: Any = jax.tree.structure(last, is_leaf=_has_no_counts)
+    try:
+        treedef.flatten_up_to(tree)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`{name}` must have the parameters' structure: {reason}") from None
     return jax.tree.map(lambda c, x: c if _masks(c) else x, last, tree, is_leaf=_has_no_counts)
 
 
@@ -177,6 +213,13 @@ def beside(tree: chex.ArrayTree, new: chex.ArrayTree, last: chex.ArrayTree) -> A
     return jax.tree.map(
         lambda c, x, y: x if _masks(c) else y, last, tree, new, is_leaf=_has_no_counts
     )
+
+
+def _require_shape(path: Any, x: Any, shape: tuple[int, ...], whose: str) -> None:
+    """Check a table's shape: JAX takes rows that are not there for padding, without a word."""
+    if tuple(x.shape) != shape:
+        name = f"params{_keystr(path)}"
+        raise ValueError(f"{name} has shape {x.shape} in {whose}; the state was built for {shape}")
 
 
 def _masks(counts: Any) -> bool:

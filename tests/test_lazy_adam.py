@@ -270,3 +270,40 @@ def test_all_else_refuses_rows_by_name():
     for tx in around:
         with pytest.raises(TypeError, match=message):
             tx.update(g, tx.init(p), p)
+
+
+LARGER = {name: (size + 1, *row) for name, (size, *row) in SHAPES.items()}
+WIDER = {name: (size, *(2 * n for n in row)) for name, (size, *row) in SHAPES.items()}
+
+
+@pytest.mark.parametrize("catch_up", ["none", "exact"])
+@pytest.mark.parametrize("shapes", [LARGER, WIDER], ids=["larger", "wider"])
+def test_parameters_of_another_shape_are_refused_by_name(catch_up, shapes):
+    """Rows that are not there would be taken for padding, without a word."""
+    tx, g = lazy(catch_up), next(stream(1))
+    state, others = tx.init(params()), {**params(), "first": jnp.ones(shapes["first"])}
+    message = r"params\['first'\] has shape \(\d, \d\) in the parameters; the state was built for"
+    for call in (tx.update, jax.jit(tx.update)):
+        with pytest.raises(ValueError, match=message):
+            call(g, state, others)
+    with pytest.raises(ValueError, match=message):
+        tx.catch_up(others, state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"params": None}, ValueError, "`params` must have the parameters' structure: "),
+        ({"indices": {}}, ValueError, "`indices` must have the parameters' structure: "),
+        ({"first": 0.5}, TypeError, r"`indices`\['first'\] must be integers, got 0.5"),
+        ({"first": "a"}, TypeError, r"`indices`\['first'\] must be integers, got 'a'"),
+        ({"first": 6}, IndexError, r"`indices`\['first'\]: indices must be in \[0, 5\)"),
+        ({"bias": 0}, ValueError, r"`indices`\['bias'\]: `tables` does not take that leaf"),
+    ],
+    ids=str,
+)
+def test_what_cannot_catch_up_is_refused_in_one_line(changes, error, message):
+    tx, p = lazy(), params()
+    indices = dict.fromkeys(SHAPES) | {k: v for k, v in changes.items() if k in SHAPES}
+    with pytest.raises(error, match=rf"\A{message}[^\n]*\Z"):
+        tx.catch_up(changes.get("params", p), tx.init(p), changes.get("indices", indices))
