@@ -229,7 +229,8 @@ def _is_tree(x: Any) -> bool:
 
 def _require_inexact(name: str, leaf: Any) -> None:
     try:
-        dtype = jnp.result_type(leaf)
+        # Of a string JAX would say which dtype it names.
+        dtype = jnp.result_type(np.asarray(leaf) if isinstance(leaf, str) else leaf)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be an array, got {brief(leaf)}") from None
     if not jnp.issubdtype(dtype, jnp.inexact):

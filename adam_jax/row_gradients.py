@@ -8,7 +8,8 @@ tables. How many taps there are, and of what shapes, is found by tracing the los
 computing anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -18,9 +19,14 @@ from jax import lax
 
 from adam_jax.hyperparameters import brief, flag, function
 from adam_jax.leaves import Predicate, is_embedding
-from adam_jax.rows import Rows, require_auto, require_in_range
+from adam_jax.mismatch import require_float
+from adam_jax.rows import Rows, integers, require_auto, require_in_range, taken
 
 _keystr = jax.tree_util.keystr
+
+
+class _NotLookedUpError(TypeError):
+    """A table is used otherwise than by `lookup`."""
 
 
 class Table:
@@ -57,10 +63,18 @@ class Table:
             raise TypeError(f"{self._wrong()}: lookup(table, indices) in place of table[indices]")
         return self
 
-    def __jax_array__(self) -> jax.Array:
-        raise TypeError(
-            f"{self._wrong()}; leave it out of `tables` if it is used as a whole too, as by a head"
-        )
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(f"{self._as_a_whole()}, as {name} does")
+
+    @property
+    def __jax_array__(self) -> Any:
+        # A property, for JAX has its own error for whatever is so called and can be.
+        raise _NotLookedUpError(self._as_a_whole())
+
+    def _as_a_whole(self) -> str:
+        return f"{self._wrong()}; leave it out of `tables` if it is used as a whole too"
 
     def _wrong(self) -> str:
         return f"{self.name} is a table, of which only `lookup` takes rows"
@@ -82,8 +96,8 @@ def lookup(table: Any, indices: Any) -> jax.Array:
 
     Raises:
       IndexError: an index is known, and out of range.
-      TypeError: indices are no integers.
-      ValueError: the rows are sharded on an Explicit mesh.
+      TypeError: indices are no integers, or the table is no array.
+      ValueError: the table has no rows, or these are sharded on an Explicit mesh.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,10 +109,8 @@ def lookup(table: Any, indices: Any) -> jax.Array:
         rows = lookup(table.embedding[...], indices)
         return rows if table.dtype is None else rows.astype(table.dtype)
     if not isinstance(table, Table):
-        table = jnp.asarray(table)
-    indices = jnp.asarray(indices)
-    if not jnp.issubdtype(indices.dtype, jnp.integer):
-        raise TypeError(f"`indices` must be integers, got {brief(indices)}")
+        table = _table(table)
+    indices = integers("`indices`", indices)
     name = table.name if isinstance(table, Table) else "lookup"
     # A table whose rows are whole, but not all on one device.
     require_auto(name, table.array if isinstance(table, Table) else table, axes=1)
@@ -127,7 +139,8 @@ def value_and_row_grad(
 
     Raises:
       TypeError: an argument is of the wrong kind; when called, ``loss`` uses a table otherwise.
-      ValueError: when called, ``tables`` takes no parameter, or a number.
+      ValueError: when called, ``tables`` takes no parameter, or a number; or ``loss`` looks up
+        inside of another transformation.
 
     Example:
       >>> import adam_jax, jax, jax.numpy as jnp, optax
@@ -142,9 +155,11 @@ def value_and_row_grad(
     function("loss", loss)
     is_table, has_aux = function("tables", tables), flag("has_aux", has_aux)
 
+    @_explained()
     def differentiated(params: optax.Params, *args: Any) -> tuple[Any, Any]:
         flat: tuple[Any, Any] = jax.tree_util.tree_flatten_with_path(params)
         leaves, treedef = flat
+        require_float(params)
         chosen = [bool(is_table(path, _shape(leaf))) for path, leaf in leaves]
         _require_tables(leaves, chosen)
 
@@ -157,6 +172,8 @@ def value_and_row_grad(
                 for (path, leaf), is_in in zip(leaves, chosen, strict=True)
             ]
             out = loss(treedef.unflatten(filled), *args)
+            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                raise TypeError(f"`loss` must return (value, aux) with `has_aux`, got {brief(out)}")
             value, aux = out if has_aux else (out, None)
             return value, (aux, [x.indices for x in filled if isinstance(x, Table)])
 
@@ -179,10 +196,36 @@ def value_and_row_grad(
     return differentiated
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """In place of JAX's errors of many lines, those that say what to do."""
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise ValueError(
+            "`loss` looks up inside of a transformation that it calls (jit, scan, vmap,"
+            " checkpoint), or leaks a tracer otherwise: look up before, and pass the rows on"
+        ) from error
+    except TypeError as error:
+        if isinstance(error.__context__, _NotLookedUpError):
+            raise error.__context__ from None
+        raise
+
+
 def _rows(table: jax.Array, indices: jax.Array) -> jax.Array:
     size = table.shape[0]
-    inside = jnp.where((indices < 0) | (indices >= size), size, indices)
-    return table.at[inside].get(mode="fill", fill_value=0)
+    return taken(table, jnp.where((indices < 0) | (indices >= size), size, indices))
+
+
+def _table(table: Any) -> jax.Array:
+    try:
+        array = jnp.asarray(table)
+    except Exception:
+        what = "an array, or a module with an `embedding`"
+        raise TypeError(f"`table` must be {what}, got {brief(table)}") from None
+    if not array.shape:
+        raise ValueError(f"`table` must have rows, got {brief(array)}")
+    return array
 
 
 def _summed(table: jax.Array, indices: list[jax.Array], gradients: list[jax.Array]) -> Rows:

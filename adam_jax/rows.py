@@ -15,9 +15,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 
-from adam_jax.hyperparameters import brief
+from adam_jax.hyperparameters import brief, whole
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +50,7 @@ class Rows:
     Raises:
       IndexError: an index is known, and neither a row nor padding.
       ValueError: there are not as many indices as values.
-      TypeError: indices are no integers.
+      TypeError: indices are no integers, or ``size`` is none.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -70,10 +70,13 @@ class Rows:
     __array_ufunc__ = None
 
     def __post_init__(self) -> None:
+        if not _is_symbolic(self.size):
+            rule = "how many rows the table has, in [0, 2**31)"
+            whole("size", self.size, rule, lambda n: 0 <= n < 2**31)
         # JAX unflattens with placeholders too.
         if not all(hasattr(x, "shape") and hasattr(x, "dtype") for x in self._parts()):
             return
-        if isinstance(self.indices, np.ndarray | jax.Array):
+        if isinstance(self.indices, np.ndarray | np.generic | jax.Array):
             require_rows("Rows", self)
 
     @property
@@ -87,7 +90,12 @@ class Rows:
         return self.values.dtype
 
     def summed(self) -> "Rows":
-        """The same with each index once, ascending; its values the sum, and after them padding."""
+        """The same with each index once, ascending; its values the sum, and after them padding.
+
+        Raises:
+          TypeError: indices or values are no arrays.
+        """
+        require_arrays("Rows", self)
         if self.distinct:
             return self
         indices, values = _summed(self.size, self.indices, self.values)
@@ -118,6 +126,21 @@ class Rows:
 def is_rows(x: Any) -> bool:
     """Whether it is `Rows`: for ``is_leaf`` of `jax.tree.map`."""
     return isinstance(x, Rows)
+
+
+def require_arrays(name: str, rows: Rows) -> None:
+    """Check that rows hold arrays, and not lists, ``None`` or what else a tree may have there.
+
+    Raises:
+      TypeError: they do not.
+
+    >>> require_arrays("Rows", Rows([0, 1], np.zeros((2, 4)), size=3))
+    Traceback (most recent call last):
+    TypeError: Rows: indices must be an array, got [0, 1]
+    """
+    for part, x in zip(("indices", "values"), rows._parts(), strict=True):
+        if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+            raise TypeError(f"{name}: {part} must be an array, got {brief(x)}")
 
 
 def require_rows(name: str, rows: Rows) -> None:
@@ -236,15 +259,18 @@ def rows_of(tree: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
 
 def gathered(table: chex.ArrayTree, rows: Rows) -> Any:
     """These rows of an array, or of each array of a node; 0 for what is padding."""
-    inside = (rows.indices >= 0) & (rows.indices < rows.size)
+    return jax.tree.map(lambda x: taken(x, rows.indices), table)
+
+
+def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
+    """Rows of an array; 0 for what is out of range, -1 too."""
+    if x.shape[0] == 0:  # of which JAX takes nothing
+        return jnp.zeros((*indices.shape, *x.shape[1:]), x.dtype)
+    inside = (indices >= 0) & (indices < x.shape[0])
     # What JAX's own mode "fill" does, in less time on CPUs: that looks at each entry's index.
-    places = jnp.where(inside, rows.indices, 0)
-
-    def one(x: jax.Array) -> jax.Array:
-        found = x.at[places].get(mode="promise_in_bounds")
-        return jnp.where(jnp.expand_dims(inside, range(1, x.ndim)), found, jnp.zeros([], x.dtype))
-
-    return jax.tree.map(one, table)
+    found = x.at[jnp.where(inside, indices, 0)].get(mode="promise_in_bounds")
+    kept = jnp.expand_dims(inside, range(indices.ndim, found.ndim))
+    return jnp.where(kept, found, jnp.zeros([], x.dtype))
 
 
 def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
@@ -263,6 +289,11 @@ def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
 def _is_narrow(x: jax.Array) -> bool:
     """Whether it is floating, of less than 32 bits."""
     return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4
+
+
+def _is_symbolic(size: Any) -> bool:
+    """Whether it is a dimension that `jax.export` leaves open."""
+    return export.is_symbolic_dim(size)
 
 
 # Jitted by itself, so that a step outside of the user's own jit has the same bits.

@@ -20,6 +20,7 @@ from adam_jax.rows import (
     gathered,
     integers,
     is_rows,
+    require_arrays,
     require_in_range,
     require_rows,
     scattered,
@@ -109,6 +110,7 @@ def touched(updates: optax.Updates, moments: chex.ArrayTree, last: chex.ArrayTre
     for (path, g), moment, counts in zip(leaves, stored, treedef.flatten_up_to(last), strict=True):
         name = f"gradient for params{_keystr(path)}"
         if is_rows(g):
+            require_arrays(name, g)
             if counts is None:
                 raise ValueError(f"{name} is Rows; `tables` of this state does not take that leaf")
             if g.shape != moment.shape:
