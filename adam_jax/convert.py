@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import one_of, seed_word, transformation
 from adam_jax.parts import Part, mapped, shape_of
 from adam_jax.storage.at_rest import decoded, encoded, is_stored, is_writable
@@ -51,7 +52,7 @@ def convert_state(
     Raises:
       ValueError: the two states differ in more than formats: in structure, or in a shape.
       TypeError: a moment would be of a format that is not this package's, or lose its imaginary
-        part.
+        part; or a leaf of ``params`` is no array.
 
     Example:
       >>> import adam_jax, jax, jax.numpy as jnp
@@ -65,6 +66,7 @@ def convert_state(
       eight_bit(block_size=256) 1
       >>> updates, state = tx.update(params, state, params)
     """
+    require_arrays(params)
     fresh = jax.eval_shape(transformation("tx", tx).init, params)
     by_chance = one_of("rounding", rounding, ROUNDINGS) == "stochastic"
     word = seed_word("seed", seed)

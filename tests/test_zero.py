@@ -1,6 +1,7 @@
 """State divided over a data axis: the same numbers, a part on each device, one gather a step."""
 
 import math
+import re
 from functools import cache, partial
 
 import chex
@@ -367,6 +368,8 @@ def test_where_nothing_can_be_divided_it_is_refused():
     [
         ("z", None, r"`axis` must be among the mesh's x \(8\), y \(1\), got 'z'"),
         ((), None, "`axis` must be among"),
+        (("x", "x"), None, r"`axis` must be among .* got \('x', 'x'\)"),
+        (([],), None, "`axis` must be among"),
         (3, None, "`axis` must be among"),
         ("x", {"w": P("z")}, r"the spec of params\['w'\] must name axes of x \(8\), y \(1\)"),
         ("x", {"w": P(None, None, "x")}, r"params\['w'\] has shape \(16, 4\), which"),
@@ -396,6 +399,41 @@ def test_wrong_kinds():
         sharding.zero(1e-3, mesh, "x")
     with pytest.raises(TypeError, match="`specs` must be of PartitionSpecs, got str"):
         sharding.zero(adam_jax.adam(1e-3), mesh, "x", "x").init({"w": jnp.ones((16, 4))})
+    with pytest.raises(TypeError, match=r"`mesh` must be a jax.sharding.Mesh, got None"):
+        sharding.zero(adam_jax.adam(1e-3), None, "x")
+    with pytest.raises(TypeError, match=r"\Aparams\['w'\] must be an array [^\n]*, got 'f'\Z"):
+        sharding.zero(adam_jax.adam(1e-3), mesh, "x").init({"w": "f"})
+
+
+PARTS = {"w": P("x"), "b": P()}
+WHOLE = {"w": jnp.ones((16, 4)), "b": jnp.ones(3)}
+
+
+@pytest.mark.parametrize("f", [sharding.scatter_mean, sharding.part_of, sharding.gather])
+@pytest.mark.parametrize(
+    ("tree", "parts", "axis", "error", "message"),
+    [
+        (WHOLE, {**PARTS, "b": "x"}, "x", TypeError, r"`parts`\['b'\] must be a PartitionSpec"),
+        (WHOLE, None, "x", ValueError, "`parts` must have the structure of the tree: "),
+        ({"w": WHOLE["w"]}, PARTS, "x", ValueError, "`parts` must have the structure of the tree"),
+        (WHOLE, PARTS, ("x",), TypeError, "`axis` must be the name of one mesh axis, got"),
+        ({**WHOLE, "w": jnp.float32(1)}, PARTS, "x", ValueError, r"params\['w'\] has shape \(\)"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_in_one_line(f, tree, parts, axis, error, message):
+    specs = {"mesh": mesh_of((8,)), "in_specs": P(), "out_specs": P()}
+    with pytest.raises(error) as found:
+        shard_map(lambda x: f(x, parts, axis), **specs)(tree)
+    assert re.fullmatch(rf"{message}[^\n]*", str(found.value))
+
+
+@pytest.mark.parametrize("f", [sharding.scatter_mean, sharding.part_of])
+def test_what_has_no_equal_parts_is_not_cut(f):
+    """Each device would have a part of it, and the rest would be nobody's."""
+    specs = {"mesh": mesh_of((8,)), "in_specs": P(), "out_specs": P()}
+    message = r"params\['w'\] has shape \(12, 4\), which .* does not divide into 8"
+    with pytest.raises(ValueError, match=message):
+        shard_map(lambda x: f(x, PARTS, "x"), **specs)({**WHOLE, "w": jnp.ones((12, 4))})
 
 
 def test_parameters_that_lie_otherwise_are_not_gathered_in_silence():

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from adam_jax.convert import in_format
+from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import transformation
 from adam_jax.interop.holders import Holder, Holders
 from adam_jax.ownership import Path
@@ -71,7 +72,8 @@ def from_optax(
     Raises:
       ValueError: ``tx`` needs what is not in the state, or there is a moment in it that ``tx`` has
         no place for, or two where it has one; the leaf is named.
-      TypeError: ``tx`` is no transformation, or a moment has a format that cannot be written.
+      TypeError: ``tx`` is no transformation, or a leaf of ``params`` no array, or a moment has a
+        format that cannot be written.
 
     Example:
       >>> import adam_jax, jax.numpy as jnp
@@ -121,6 +123,7 @@ def to_optax(
 
 
 def _moved(state: Any, tx: Any, params: Any) -> Any:
+    require_arrays(params)
     template = jax.eval_shape(transformation("tx", tx).init, params)
     move = _Move(Holders(state, params), Holders(template, params))
     values: dict[Path, Any] = {}

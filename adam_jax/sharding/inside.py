@@ -20,7 +20,8 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from adam_jax.hyperparameters import transformation
+from adam_jax.diagnostics import require_arrays
+from adam_jax.hyperparameters import brief, transformation
 from adam_jax.sharding.specs import mesh_axes
 from adam_jax.sharding.zero import Division
 
@@ -35,8 +36,10 @@ def part_specs(
     Returns:
       A tree like the parameters, of `jax.sharding.PartitionSpec`.
     """
+    axes = mesh_axes(mesh, axis)
+    require_arrays(params)
     state = jax.eval_shape(transformation("tx", tx).init, params)
-    layout = Division(mesh, mesh_axes(mesh, axis), specs).of(state, params)
+    layout = Division(mesh, axes, specs).of(state, params)
     return jax.tree_util.tree_map_with_path(lambda path, _: layout.updated[path].spec, params)
 
 
@@ -48,6 +51,11 @@ def scatter_mean(gradients: optax.Updates, parts: Any, axis: str) -> optax.Updat
         for else JAX sums them where they are taken.
       parts: of `part_specs`.
       axis: the mesh axis.
+
+    Raises:
+      TypeError: ``axis`` is no name, or a leaf of ``parts`` no spec.
+      ValueError: the trees differ, or an array has no equal parts; the error names it.
+      NameError: this is not inside ``shard_map`` over ``axis``.
     """
 
     def scattered(g: jax.Array, dimension: int) -> jax.Array:
@@ -59,7 +67,7 @@ def scatter_mean(gradients: optax.Updates, parts: Any, axis: str) -> optax.Updat
 
 
 def part_of(params: optax.Params, parts: Any, axis: str) -> optax.Params:
-    """This device's part of what it has whole. Arguments are those of `scatter_mean`."""
+    """This device's part of what it has whole. Arguments and errors are those of `scatter_mean`."""
 
     def part(p: jax.Array, dimension: int) -> jax.Array:
         size = p.shape[dimension] // lax.psum(1, axis)
@@ -69,13 +77,13 @@ def part_of(params: optax.Params, parts: Any, axis: str) -> optax.Params:
 
 
 def gather(updates: optax.Updates, parts: Any, axis: str) -> optax.Updates:
-    """The whole of which each device has a part. Arguments are those of `scatter_mean`."""
+    """The whole of which each device has a part. As `scatter_mean` in its arguments and errors."""
 
     def whole(u: jax.Array, dimension: int) -> jax.Array:
         gathered: jax.Array = lax.all_gather(u, axis, axis=dimension, tiled=True)
         return gathered
 
-    return _each(updates, parts, axis, whole, lambda u: u)
+    return _each(updates, parts, axis, whole, lambda u: u, cuts=False)
 
 
 def _each(
@@ -84,11 +92,41 @@ def _each(
     axis: str,
     divided: Callable[[jax.Array, int], jax.Array],
     left: Callable[[jax.Array], jax.Array],
+    cuts: bool = True,
 ) -> chex.ArrayTree:
-    """Each array changed, with its axis that is divided, or without."""
+    """Each array changed, with its axis that is divided, or without; ``None`` stays.
 
-    def one(spec: PartitionSpec, x: jax.Array) -> jax.Array:
+    Raises:
+      TypeError: ``axis`` is no name, or a leaf of ``parts`` no spec.
+      ValueError: the trees differ, or an array that is to be cut has no equal parts.
+    """
+    if not isinstance(axis, str):
+        raise TypeError(f"`axis` must be the name of one mesh axis, got {brief(axis)}")
+    count = lax.psum(1, axis)
+
+    def one(path: Any, spec: Any, x: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        if not isinstance(spec, PartitionSpec):
+            raise TypeError(f"`parts`{name} must be a PartitionSpec, got {brief(spec)}")
         along = [i for i, e in enumerate(spec) if axis in (e if isinstance(e, tuple) else (e,))]
-        return divided(x, along[0]) if along else left(x)
+        if x is None or not along:
+            return x if x is None else left(x)
+        if len(x.shape) <= along[0] or (cuts and x.shape[along[0]] % count):
+            raise ValueError(
+                f"params{name} has shape {x.shape}, which {spec} does not divide into {count}"
+            )
+        return divided(x, along[0])
 
-    return jax.tree.map(one, parts, tree, is_leaf=lambda x: isinstance(x, PartitionSpec))
+    flat: Any = jax.tree_util.tree_flatten_with_path(parts, is_leaf=_is_spec)
+    specs, treedef = flat
+    try:
+        found = treedef.flatten_up_to(tree)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"`parts` must have the structure of the tree: {reason}") from None
+    pairs = zip(specs, found, strict=True)
+    return treedef.unflatten([one(path, spec, x) for (path, spec), x in pairs])
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, PartitionSpec)

@@ -1,11 +1,13 @@
 """Arithmetic of partition specs: which mesh axes each axis of an array is divided over."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from adam_jax.hyperparameters import brief
 from adam_jax.storage.blockwise import Blocks
 
 # The names of mesh axes for each axis of an array.
@@ -46,11 +48,14 @@ def mesh_axes(mesh: Any, axis: Any) -> tuple[str, ...]:
     """Check one name of a mesh's axes, or a tuple of names.
 
     Raises:
-      ValueError: one is not of this mesh.
+      ValueError: one is not of this mesh, or is there twice.
+      TypeError: it is no mesh.
     """
+    if not isinstance(getattr(mesh, "shape", None), Mapping):
+        raise TypeError(f"`mesh` must be a jax.sharding.Mesh, got {brief(mesh)}")
     names = (axis,) if isinstance(axis, str) else axis
-    known = isinstance(names, tuple) and names and all(n in mesh.shape for n in names)
-    if not known:
+    known = isinstance(names, tuple) and all(n in list(mesh.shape) for n in names)
+    if not names or not known or len(set(names)) < len(names):
         raise ValueError(f"`axis` must be among the mesh's {_known(mesh)}, got {axis!r}")
     return tuple(names)
 

@@ -15,6 +15,7 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
 from adam_jax.parts import shape_of
@@ -88,6 +89,7 @@ def zero(
     require_one_kind(mesh)
 
     def init(params: optax.Params) -> Any:
+        require_arrays(params)
         state = jax.eval_shape(inner.init, params)
         layout = division.of(state, params)
         layout.require_divided(division)
