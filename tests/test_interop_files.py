@@ -113,6 +113,40 @@ def test_what_fails_leaves_the_file_before(file, monkeypatch):
     assert [x.name for x in file.parent.iterdir()] == [file.name]
 
 
+def test_what_a_library_cannot_write_is_the_systems_error(tmp_path):
+    pytest.importorskip("safetensors")
+    with pytest.raises(
+        OSError, match=r"nowhere.*optimizer.safetensors cannot be written: "
+    ) as info:
+        write_torch(tmp_path / "nowhere" / "optimizer.safetensors", STATE_DICT)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("state_dict", "message"),
+    [
+        ({"state": {}}, "a state dict must have 'state' and 'param_groups', got"),
+        ({"state": {0: 3}, "param_groups": []}, "the state of 0 of a state dict must be a mapping"),
+        ({"state": {0: {"step": "a"}}, "param_groups": []}, "step of 0 must be an array, got 'a'"),
+        ({"state": {}, "param_groups": [{"lr": ["a"]}]}, None),
+        (
+            {"state": {}, "param_groups": [{"lr": object}]},
+            "a group must hold numbers and names, got",
+        ),
+    ],
+)
+def test_what_is_no_state_dict_is_not_written(state_dict, message, tmp_path):
+    pytest.importorskip("safetensors")
+    file = tmp_path / "optimizer.safetensors"
+    if message is None:  # of text JSON makes no more of it
+        write_torch(file, state_dict)
+        assert read_torch(file) == {"state": {}, "param_groups": [{"lr": ["a"]}]}
+        return
+    with pytest.raises((TypeError, ValueError), match=message):
+        write_torch(file, state_dict)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(("kind", "library"), [("pt", "torch"), ("safetensors", "safetensors")])
 def test_without_its_library_one_is_told(kind, library, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)

@@ -158,6 +158,12 @@ FAULTS = {
         lambda: of_adam(**{"adam/iteration": np.float32(0.5)}),
         "'adam/iteration' must be a count, got",
     ),
+    "too many steps": (
+        lambda: of_adam(**{"adam/iteration": 2**40}),
+        r"must be a count, got .*: a whole number in \[0, 2\*\*31\)",
+    ),
+    "numbers for paths": (lambda: {3: 1.0}, "`variables` must have paths for keys, got 3"),
+    "no variables": (lambda: 3, "`variables` must be an optimizer's variables, got 3"),
     "missing": (
         lambda: of_adam(**{KERNEL: None}),
         r"`tx` keeps mu of params\['dense'\]\['kernel'\]",

@@ -305,6 +305,14 @@ FAULTS = {
     "negative": (nan_at("exp_avg_sq", -1), r"exp_avg_sq of 1 must be >= 0, got -1.0 at \[2, 1\]"),
     "no step": (without("step"), "step of 1 must be an array, got None"),
     "another step": (with_(step=8.0), "all parameters must have one step, got 7 of 2, 8 of 1"),
+    "too many steps": (
+        lambda s: [entry.update(step=np.float32(2**40)) for entry in s["state"].values()],
+        r"step of 2 must be a count, got .*: a whole number in \[1, 2\*\*31\)",
+    ),
+    "two mean squares": (
+        with_(exp_inf=np.ones((3, 2), np.float32)),
+        "1 has exp_avg_sq and exp_inf, of which Adams of PyTorch keep one",
+    ),
     "half a step": (with_(step=7.5), "step of 1 must be a count, got"),
     "no mean": (without("exp_avg"), r"`tx` keeps mu of params\['dense'\]\['w'\], and none"),
     "of SGD": (with_(momentum_buffer=np.ones(3)), "1 has 'momentum_buffer', which no Adam"),
@@ -329,6 +337,26 @@ FAULTS = {
     "names too few": (
         lambda s: s["param_groups"][0].update(param_names=["w"]),
         "a group has 3 parameters and 1 names",
+    ),
+}
+
+
+WRONG_KINDS = {
+    "groups": (
+        lambda s: s.update(param_groups=3),
+        "'param_groups' must be a list of mappings, got 3",
+    ),
+    "positions": (
+        lambda s: s["param_groups"][0].update(params=[[]]),
+        r"'params' of a group must be a list of names or positions, got \[\[\]\]",
+    ),
+    "names": (
+        lambda s: s["param_groups"][0].update(param_names=3),
+        "'param_names' of a group must be a list of names or positions, got 3",
+    ),
+    "of bitsandbytes": (
+        with_(__bnb_optimizer_quant_state__=3),
+        "'__bnb_optimizer_quant_state__' must be a mapping, got 3",
     ),
 }
 
@@ -418,6 +446,47 @@ def test_changed_momenta_are_refused():
     with pytest.raises(ValueError, match=r"mu_product of 2 must be .* did they") as info:
         moved(state_dict)
     one_line(info)
+
+
+@pytest.mark.parametrize("fault", WRONG_KINDS)
+def test_what_is_of_a_wrong_kind_is_refused_in_one_line(fault):
+    spoil, message = WRONG_KINDS[fault]
+    state_dict = torch_state()
+    spoil(state_dict)
+    with pytest.raises(TypeError, match=message) as info:
+        moved(state_dict)
+    one_line(info)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda p, state: moved(params={**p, "scale": "f"}),
+            r"params\['scale'\] must be an array or",
+        ),
+        (lambda p, state: moved(layout=3), "`layout` must be a function, got 3"),
+        (
+            lambda p, state: jax.jit(lambda q: moved(params=q))(p),
+            r"params\['dense'\]\['b'\] must be",
+        ),
+        (lambda p, state: moved(params=jax.eval_shape(lambda: p)), ".* got ShapeDtypeStruct"),
+        (
+            lambda p, state: jax.jit(leaving)(state),
+            r"state\[0\].count must be an array,",
+        ),
+        (lambda p, state: leaving(state, tensor=3), "`tensor` must be a function, got 3"),
+    ],
+)
+def test_other_arguments_of_a_wrong_kind_are_too(call, message):
+    with pytest.raises(TypeError, match=message) as info:
+        call(PARAMS, moved())
+    one_line(info)
+
+
+def leaving(state, **arguments):
+    like = {"state": {}, "param_groups": [GROUP]}
+    return to_torch(state, PARAMS, jax.tree.map(ORDER.index, NAMES), like, **arguments)
 
 
 def spoiled(state):

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from adam_jax.hyperparameters import brief
 from adam_jax.interop.arrays import array_of
 from adam_jax.interop.moments import Name
 from adam_jax.storage import Blocks
@@ -38,7 +39,10 @@ Moments = dict[str, tuple[np.ndarray, Callable[[Stored], Stored | None]]]
 
 def flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What there is of a parameter, without the inner dict in which newer releases have it."""
-    return {k: v for k, v in entry.items() if k != _NESTED} | dict(entry.get(_NESTED, {}))
+    inner = entry.get(_NESTED, {})
+    if not isinstance(inner, Mapping):
+        raise TypeError(f"{_NESTED!r} must be a mapping, got {brief(inner)}")
+    return {k: v for k, v in entry.items() if k != _NESTED} | dict(inner)
 
 
 def is_one(entry: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ parameters are within 1e-13 of Keras's in float64, and in float32 within 5e-6.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import chex
@@ -22,12 +22,13 @@ import jax
 import numpy as np
 import optax
 
-from adam_jax.hyperparameters import brief, decay_rate
+from adam_jax.hyperparameters import brief, decay_rate, optional_function
 from adam_jax.interop.arrays import array_of
 from adam_jax.interop.moments import (
     Arrival,
     Layout,
     Name,
+    count_of,
     laid_out,
     named,
     put,
@@ -35,6 +36,7 @@ from adam_jax.interop.moments import (
     take,
 )
 from adam_jax.ownership import Path
+from adam_jax.parts import shape_of
 
 _FIELDS = {"momentum": "mu", "velocity": "nu", "norm": "nu", "velocity_hat": "nu_max"}
 _COUNT, _RATE = "iteration", "learning_rate"
@@ -90,12 +92,13 @@ def from_keras(
       >>> int(state[0].count)
       7
     """
-    found = _Variables(variables)
+    optional_function("layout", layout)
+    found = _Variables("`variables`", variables)
     arrivals: dict[Path, dict[str, Arrival]] = {}
     for path, p, name in named(params, names):
         for there, (title, x) in found.of(name, path).items():
             require_sound(repr(title), x, magnitude=there != "momentum")
-            y = laid_out(layout, name, x, f"{title!r}, as params{_keystr(path)},", p.shape)
+            y = laid_out(layout, name, x, f"{title!r}, as params{_keystr(path)},", shape_of(p))
             arrivals.setdefault(path, {})[_FIELDS[there]] = Arrival(repr(title), y)
     found.require_all_taken()
     return put(tx, params, found.count, arrivals)
@@ -143,7 +146,8 @@ def to_keras(
       >>> print(moved["lion/iteration"], moved["lion/w_momentum"].round(4))
       1 [ 0.01 -0.02]
     """
-    found = _Variables(like)
+    optional_function("layout", layout)
+    found = _Variables("`like`", like)
     count, rows = take(state, params)
     values = dict(found.values)
     for path, _, name in named(params, names):
@@ -173,8 +177,12 @@ def to_keras(
 class _Variables:
     """An optimizer's variables, looked up by their parameter."""
 
-    def __init__(self, variables: Any) -> None:
-        pairs = variables.items() if isinstance(variables, Mapping) else _pairs(variables)
+    def __init__(self, name: str, variables: Any) -> None:
+        named = isinstance(variables, Mapping)
+        pairs = list(variables.items() if named else _pairs(name, variables))
+        strange = [title for title, _ in pairs if not isinstance(title, str)]
+        if strange:
+            raise TypeError(f"{name} must have paths for keys, got {brief(strange[0])}")
         self.values = {title: array_of(x, repr(title)) for title, x in pairs}
         tails = {title: title.rpartition("/")[2] for title in self.values}
         self.scalars = {
@@ -184,7 +192,7 @@ class _Variables:
         }
         counters = [title for title in self.scalars if title.endswith(_COUNT)]
         if len(counters) != 1:
-            raise ValueError(f"`variables` must have one {_COUNT}, got {brief(list(self.values))}")
+            raise ValueError(f"{name} must have one {_COUNT}, got {brief(list(self.values))}")
         self.counter = counters[0]
         self._left = {title: tail for title, tail in tails.items() if title not in self.scalars}
         # In the order of the parameters, however the variables of one are mixed with others'.
@@ -198,9 +206,7 @@ class _Variables:
     def count(self) -> int:
         """The steps done."""
         x = self.values[self.counter]
-        if x.size != 1 or not float(x.item()).is_integer() or x.item() < 0:
-            raise ValueError(f"{self.counter!r} must be a count, got {brief(x)}")
-        return int(x.item())
+        return count_of(repr(self.counter), x, least=0)
 
     def of(self, name: Name, path: Path) -> dict[str, tuple[str, np.ndarray]]:
         """A parameter's variables by what they are, each with its path."""
@@ -225,11 +231,13 @@ class _Variables:
             raise ValueError(f"{title!r} is no moment of Adam's family of a parameter in `names`")
 
 
-def _pairs(variables: Any) -> Iterable[tuple[str, Any]]:
+def _pairs(name: str, variables: Any) -> Iterator[tuple[str, Any]]:
     """Variables by their paths."""
+    if not isinstance(variables, Iterable):
+        raise TypeError(f"{name} must be an optimizer's variables, got {brief(variables)}")
     for index, x in enumerate(variables):
         if not isinstance(getattr(x, "path", None), str):
-            raise TypeError(f"`variables`[{index}] must have a path, got {brief(x)}")
+            raise TypeError(f"{name}[{index}] must have a path, got {brief(x)}")
         yield x.path, getattr(x, "value", x)
 
 

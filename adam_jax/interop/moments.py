@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import brief, transformation
 from adam_jax.lazy import own_states
 from adam_jax.ownership import Owned, Path, walk
@@ -56,13 +57,43 @@ def require_sound(name: str, x: np.ndarray, magnitude: bool) -> None:
             raise ValueError(f"{name} must be {rule}, got {np.atleast_1d(x)[index]} at {[*index]}")
 
 
+def count_of(name: str, x: np.ndarray, least: int) -> int:
+    """A count of steps, which other frameworks keep as a number of any dtype.
+
+    Raises:
+      ValueError: it is none, or ours, of 32 bits, cannot hold it.
+    """
+    value = x.item() if x.size == 1 else None
+    if (
+        not isinstance(value, int | float)
+        or not float(value).is_integer()
+        or not least <= value < 2**31
+    ):
+        rule = f"a whole number in [{least}, 2**31)"
+        raise ValueError(f"{name} must be a count, got {brief(x)}: {rule}")
+    return int(value)
+
+
+def require_known(tree: chex.ArrayTree, whose: str) -> None:
+    """Check that arrays are there, and not only their shapes, as under ``jit``.
+
+    Raises:
+      TypeError: one is not.
+    """
+    for path, x in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
+            name = f"{whose}{_keystr(path)}"
+            raise TypeError(f"{name} must be an array, outside of jit, got {type(x).__name__}")
+
+
 def named(params: optax.Params, names: Any) -> list[tuple[Path, Any, Name]]:
     """The path of each parameter, itself, and what it is called elsewhere.
 
     Raises:
       ValueError: ``names`` has another structure than the parameters, or a name twice.
-      TypeError: what it has for a parameter is neither a name nor a position.
+      TypeError: what it has for a parameter is neither a name nor a position; or that is no array.
     """
+    require_arrays(params)
     flat: Any = jax.tree_util.tree_flatten_with_path(params)
     leaves, treedef = flat
     try:
@@ -114,8 +145,9 @@ def put(
     Raises:
       ValueError: the state has no place for one, or more than one, or needs one that is not there,
         or would round a float64.
-      TypeError: the format of a moment cannot be written.
+      TypeError: the format of a moment cannot be written, or a parameter is traced.
     """
+    require_known(params, "params")
     left = {(path, field) for path, row in arrivals.items() for field in row}
 
     def replaced(state: Any, field: str) -> Any:
@@ -152,7 +184,9 @@ def take(
     Raises:
       ValueError: there is no member's state, or counts differ, or a parameter has two moments of a
         kind, or one is not finite, or rows have to catch up first.
+      TypeError: an array is traced.
     """
+    require_known(state, "state")
     members = [x for x in jax.tree.leaves(state, is_leaf=_is_member) if _is_member(x)]
     counts = {int(member.count) for member in members}
     if len(counts) != 1:

@@ -24,9 +24,9 @@ class Entries:
         self.state = _mapping(state_dict["state"], "'state'")
         self.groups: dict[Any, Mapping[str, Any]] = {}
         self._keys: dict[Name, Any] = {}
-        for group in state_dict["param_groups"]:
-            keys = list(_mapping(group, "a group").get("params", ()))
-            titles = list(group.get("param_names") or keys)
+        for group in _names(state_dict["param_groups"], "'param_groups'", Mapping, "mappings"):
+            keys = _names(group.get("params", ()), "'params' of a group")
+            titles = _names(group.get("param_names") or keys, "'param_names' of a group")
             if len(titles) != len(keys):
                 raise ValueError(f"a group has {len(keys)} parameters and {len(titles)} names")
             for key, title in zip(keys, titles, strict=True):
@@ -49,6 +49,12 @@ class Entries:
     def entry(self, key: Any) -> dict[str, Any]:
         """What there is of a parameter."""
         return dict(_mapping(self.state[key], f"the state of {self.title(key)}"))
+
+
+def _names(x: Any, what: str, kind: Any = Name, rule: str = "names or positions") -> list[Any]:
+    if not isinstance(x, list | tuple) or not all(isinstance(each, kind) for each in x):
+        raise TypeError(f"{what} must be a list of {rule}, got {brief(x)}")
+    return list(x)
 
 
 def _mapping(x: Any, what: str) -> Mapping[Any, Any]:

@@ -30,13 +30,14 @@ import jax
 import numpy as np
 import optax
 
-from adam_jax.hyperparameters import brief
+from adam_jax.hyperparameters import brief, function, optional_function
 from adam_jax.interop import bitsandbytes
 from adam_jax.interop.arrays import array_of
 from adam_jax.interop.moments import (
     Arrival,
     Layout,
     Name,
+    count_of,
     laid_out,
     named,
     put,
@@ -45,6 +46,7 @@ from adam_jax.interop.moments import (
 )
 from adam_jax.interop.state_dict import Entries, StateDict
 from adam_jax.ownership import Path
+from adam_jax.parts import shape_of
 
 _FIELDS = {"exp_avg": "mu", "exp_avg_sq": "nu", "exp_inf": "nu", "max_exp_avg_sq": "nu_max"}
 # By what tells the optimizers' groups apart, which do not say their names: the first that fits.
@@ -113,6 +115,7 @@ def from_torch(
       >>> int(state[0].count), state[0].mu["kernel"].shape
       (7, (3, 2))
     """
+    optional_function("layout", layout)
     entries = Entries(state_dict)
     arrivals: dict[Path, dict[str, Arrival]] = {}
     steps: dict[Name, int] = {}
@@ -172,6 +175,8 @@ def to_torch(
       >>> print(moved["state"][0]["step"], moved["state"][0]["exp_avg"].round(4))
       1.0 [ 0.1 -0.2]
     """
+    optional_function("layout", layout)
+    function("tensor", tensor)
     entries = Entries(like)
     kinds = {_kind(group)[0] for group in like["param_groups"]}
     count, rows = take(state, params, by_rows=kinds == {"SparseAdam"})
@@ -199,11 +204,13 @@ def _arrivals(
     strange = sorted(set(entry) - known - set(bitsandbytes.PARTS if quantised else ()))
     if strange:
         raise ValueError(f"{name!r} has {brief(strange[0])}, which no Adam of PyTorch keeps")
+    if {"exp_avg_sq", "exp_inf"} <= set(entry):
+        raise ValueError(f"{name!r} has exp_avg_sq and exp_inf, of which Adams of PyTorch keep one")
     moments = bitsandbytes.moments(entry, name) if quantised else _plain(entry, name)
     for there, (x, at_rest) in moments.items():
         what = f"{there} of {name!r}"
         require_sound(what, x, magnitude=there != "exp_avg")
-        y = laid_out(layout, name, x, f"{what}, as params{_keystr(path)},", p.shape)
+        y = laid_out(layout, name, x, f"{what}, as params{_keystr(path)},", shape_of(p))
         yield _FIELDS[there], Arrival(what, y) if layout else Arrival(what, y, at_rest)
 
 
@@ -271,10 +278,8 @@ def _require_momenta(
 
 def _step(step: Any, name: Name) -> int:
     """A count of steps, which PyTorch keeps as a number or as a floating tensor."""
-    x = array_of(step, f"step of {name!r}")
-    if x.size != 1 or not float(x.item()).is_integer() or x.item() < 1:
-        raise ValueError(f"step of {name!r} must be a count, got {brief(x)}")
-    return int(x.item())
+    what = f"step of {name!r}"
+    return count_of(what, array_of(step, what), least=1)
 
 
 def _common(steps: Mapping[Name, int]) -> int:

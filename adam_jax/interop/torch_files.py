@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from adam_jax.hyperparameters import brief
 from adam_jax.interop.arrays import array_of
+from adam_jax.interop.state_dict import Entries
 
 _GROUPS = "param_groups"
 _SAFE = ".safetensors"
@@ -54,8 +56,14 @@ def write_torch(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> 
     Raises:
       ImportError: the library is not there.
       OSError: the file cannot be written; one of the same name is as before.
+      ValueError: it is no state dict.
+      TypeError: what is in it is neither a mapping nor an array, or a group holds no numbers.
     """
     file = Path(path)
+    entries = Entries(state_dict)
+    for key in entries.state:
+        for field, x in entries.entry(key).items():
+            array_of(x, f"{field} of {key!r}")
     beside = file.with_name(f"{file.name}.part{os.getpid()}")
     try:
         if file.suffix == _SAFE:
@@ -64,6 +72,10 @@ def write_torch(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> 
             torch = _library("torch", file)
             torch.save(_tensors(state_dict, torch), beside)
         os.replace(beside, file)
+    except (OSError, ImportError, TypeError, ValueError):
+        raise
+    except Exception as error:  # of a library
+        raise OSError(f"{file} cannot be written: {_on_one_line(error)}") from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -84,8 +96,11 @@ def _one_error(file: Path, kind: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{file} must be a file of {kind}, got {reason[:120]}") from None
+        raise ValueError(f"{file} must be a file of {kind}, got {_on_one_line(error)}") from None
+
+
+def _on_one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def _arrays(x: Any) -> Any:
@@ -120,6 +135,14 @@ def _nested(file: Path) -> dict[str, Any]:
     return {"state": state, _GROUPS: [{"params": list(state)}] if groups is None else groups}
 
 
+def _number(x: Any) -> float:
+    """A hyperparameter that is an array."""
+    try:
+        return float(x)
+    except (TypeError, ValueError):
+        raise TypeError(f"a group must hold numbers and names, got {brief(x)}") from None
+
+
 def _write_safetensors(beside: Path, state_dict: Mapping[str, Any], file: Path) -> None:
     library = _library("safetensors.numpy", file)
     flat = {
@@ -127,5 +150,5 @@ def _write_safetensors(beside: Path, state_dict: Mapping[str, Any], file: Path) 
         for name, entry in state_dict["state"].items()
         for field, x in entry.items()
     }
-    groups = json.dumps(state_dict[_GROUPS], default=float)
+    groups = json.dumps(state_dict[_GROUPS], default=_number)
     library.save_file(flat, beside, metadata={_GROUPS: groups})
