@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -118,6 +119,14 @@ DESCRIBED = {
     "no version": ({"version": None}, "is another: it does not describe a state of adam_jax: "),
     "no leaves": ({"leaves": 3}, "is another: it does not describe a state of adam_jax: "),
     "no arrays": ({"arrays": 3}, "is another: it does not describe a state of adam_jax: "),
+    "a leaf of nothing": (
+        {"leaves": {"[0].count": {}}},
+        "is another: it does not describe a state of adam_jax: ",
+    ),
+    "numbers for arrays": (
+        {"arrays": [3, "[0].count"]},
+        "is another: it does not describe a state of adam_jax: ",
+    ),
     "other arrays": (
         {"arrays": ["[0].count"]},
         "is another: its list of arrays is not that of its leaves",
@@ -167,6 +176,65 @@ def test_nan_in_blocks_is_found():
         ValueError, match=r"^state\[0\]\.mu\['w'\]\.scales is not finite in 1 of its 4"
     ):
         checkpoint.require_finite(state, params)
+
+
+def test_a_state_of_other_parameters_is_not_taken_for_a_finite_one():
+    _, state = TX.update({"w": jnp.full((2, 8), jnp.nan)}, TX.init({"w": jnp.ones((2, 8))}))
+    for params in (None, {}, {"v": jnp.ones((2, 8))}):
+        with pytest.raises(
+            ValueError, match=r"^`params` must be those of the state, where state\[0"
+        ):
+            checkpoint.require_finite(state, params)
+    checkpoint.require_finite(adam_jax.adam(1e-3).init({}), {})
+
+
+# --- what is no state, no path, no sharding -------------------------------------------------------
+
+PARAMS = {"w": jnp.ones(3)}
+ADAM = adam_jax.adam(1e-3)
+SHARDINGS = jax.tree.map(lambda _: "x", ADAM.init(PARAMS))
+
+WRONG_KINDS = {
+    "a path": (lambda path: checkpoint.save(3, ADAM.init(PARAMS)), "`path` must be a string or a"),
+    "an object": (
+        lambda path: checkpoint.save(path, {"a": object()}),
+        r"state\['a'\] must be an arr",
+    ),
+    "a shape": (
+        lambda path: checkpoint.save(path, jax.eval_shape(ADAM.init, PARAMS)),
+        r"state\[0\].count must be an array, outside of jit, got ShapeDtypeStruct",
+    ),
+    "a tracer": (
+        lambda path: jax.jit(lambda s: checkpoint.save(path, s))(ADAM.init(PARAMS)),
+        r"state\[0\].count must be an array, outside of jit, got ",
+    ),
+    "traced entries": (
+        lambda path: jax.jit(lambda s: checkpoint.require_finite(s, PARAMS))(ADAM.init(PARAMS)),
+        r"state\[0\].mu\['w'\] must be an array, outside of jit, got ",
+    ),
+    "a path to read": (lambda path: checkpoint.restore(None, ADAM, PARAMS), "`path` must be a str"),
+    "a text": (
+        lambda path: checkpoint.restore(path, ADAM, {"w": "f"}),
+        r"params\['w'\] must be an",
+    ),
+    "traced parameters": (
+        lambda path: jax.jit(lambda p: checkpoint.restore(path, ADAM, p))(PARAMS),
+        r"params\['w'\] must be an array, outside of jit, got a tracer",
+    ),
+    "shardings": (
+        lambda path: checkpoint.restore(path, ADAM, PARAMS, shardings=SHARDINGS),
+        r"`shardings`\[0\].count must be a jax.sharding.Sharding, got 'x'",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG_KINDS)
+def test_what_is_of_a_wrong_kind_is_refused_before_anything_is_written(fault, tmp_path):
+    call, message = WRONG_KINDS[fault]
+    with pytest.raises(TypeError) as found:
+        call(tmp_path / "state")
+    assert re.match(rf"{message}[^\n]*\Z", str(found.value))
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- a full disk ---------------------------------------------------------------------------------

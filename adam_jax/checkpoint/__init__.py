@@ -32,16 +32,19 @@ from typing import Any
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from adam_jax.checkpoint.arrays import named, numbered, with_arrays
 from adam_jax.checkpoint.description import VERSION, describe, require_like
 from adam_jax.checkpoint.template import template
-from adam_jax.hyperparameters import transformation
+from adam_jax.hyperparameters import brief, transformation
 from adam_jax.ownership import walk
 
 __all__ = ["VERSION", "describe", "items", "require_finite", "require_like", "restore", "save"]
 
+_ARRAYS = (jax.Array, np.ndarray, np.generic, int, float, complex)
+_ABSTRACT = (jax.core.Tracer, jax.ShapeDtypeStruct)
 _STATE, _DESCRIPTION = "optimizer_state", "optimizer_state_description"
 
 
@@ -56,6 +59,7 @@ def save(path: Any, state: chex.ArrayTree) -> None:
       FileExistsError: there is something at ``path``.
       OSError: it cannot be written, for example for want of space.
       ValueError: two arrays of the state have one path.
+      TypeError: a leaf of the state is no array; of `save`, ``path`` is no path.
       ImportError: Orbax is not installed.
     """
     ocp, folder = _orbax(), _folder(path)
@@ -80,9 +84,13 @@ def items(state: chex.ArrayTree) -> dict[str, Any]:
 
     Raises:
       ValueError: two arrays of the state have one path.
+      TypeError: a leaf of the state is no array; of `save`, ``path`` is no path.
       ImportError: Orbax is not installed.
     """
     args = _orbax().args
+    for path, x in named(state).items():
+        if isinstance(x, _ABSTRACT) or not isinstance(x, _ARRAYS):
+            raise TypeError(f"state{path} must be an array, outside of jit, got {_kind(x)}")
     return {
         _STATE: args.StandardSave(numbered(state, list(named(state)))),
         _DESCRIPTION: args.JsonSave(describe(state)),
@@ -110,7 +118,7 @@ def restore(
     Raises:
       FileNotFoundError: there is nothing at ``path``.
       ValueError: what is there is damaged, or no state of this optimizer; the leaf is named.
-      TypeError: ``tx`` is no transformation.
+      TypeError: an argument is of the wrong kind.
       ImportError: Orbax is not installed.
     """
     ocp, folder = _orbax(), _folder(path)
@@ -143,7 +151,8 @@ def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
       params: the parameters, or `jax.ShapeDtypeStruct` in their places.
 
     Raises:
-      ValueError: an entry is not; the leaf is named.
+      ValueError: an entry is not; the leaf is named. Or there is a mean of none of ``params``.
+      TypeError: an array is traced.
 
     Example:
       >>> import adam_jax, jax.numpy as jnp
@@ -154,6 +163,11 @@ def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
       ValueError: state[0].mu['w'] is not finite in 1 of its 3 entries
     """
     for path, _, owned in walk(state, params):
+        if owned is None and any(getattr(key, "name", None) == "mu" for key in path):
+            where = f"state{jax.tree_util.keystr(path)}"
+            raise ValueError(
+                f"`params` must be those of the state, where {where} is of none of them"
+            )
         for place, part in owned or ():
             for key, x in jax.tree_util.tree_leaves_with_path(part):
                 _require_finite(jax.tree_util.keystr(path + place + key), x)
@@ -162,6 +176,8 @@ def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
 def _require_finite(where: str, x: Any) -> None:
     if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         return
+    if isinstance(x, _ABSTRACT):
+        raise TypeError(f"state{where} must be an array, outside of jit, got {_kind(x)}")
     bad = int(jnp.sum(~jnp.isfinite(x)))
     if bad:
         raise ValueError(f"state{where} is not finite in {bad} of its {x.size} entries")
@@ -188,4 +204,11 @@ def _orbax() -> Any:
 def _folder(path: Any) -> Any:
     from etils import epath  # noqa: PLC0415 - comes with Orbax
 
-    return epath.Path(path).absolute()
+    try:
+        return epath.Path(path).absolute()
+    except TypeError:
+        raise TypeError(f"`path` must be a string or a path, got {brief(path)}") from None
+
+
+def _kind(x: Any) -> str:
+    return type(x).__name__

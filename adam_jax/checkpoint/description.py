@@ -110,13 +110,23 @@ def _require_leaf(name: str, found: Any, wanted: Any) -> None:
 
 def _require_readable(found: Any) -> None:
     parts = [found.get(name) if isinstance(found, Mapping) else None for name in _PARTS]
-    if not all(isinstance(part, kind) for part, kind in zip(parts, _PARTS.values(), strict=True)):
+    fits = all(isinstance(part, kind) for part, kind in zip(parts, _PARTS.values(), strict=True))
+    if not (fits and all(map(_is_leaf, found["leaves"].values())) and _are_names(found["arrays"])):
         raise ValueError(f"it does not describe a state of adam_jax: {brief(found)}")
     number, by = found["version"], found["written_by"]
     if not 1 <= number <= VERSION:
         raise ValueError(
             f"it is in version {number} of its layout, by {by}; this adam_jax reads 1 to {VERSION}"
         )
+
+
+def _is_leaf(said: Any) -> bool:
+    """Whether that is said of a leaf which must be."""
+    return isinstance(said, Mapping) and {"format", "shape"} <= set(said)
+
+
+def _are_names(arrays: list[Any]) -> bool:
+    return all(isinstance(path, str) for path in arrays)
 
 
 def _look(node: Any, path: Path, states: dict[str, str], leaves: dict[str, Any]) -> None:

@@ -6,10 +6,14 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
+from adam_jax.diagnostics import require_arrays
+from adam_jax.hyperparameters import brief
 from adam_jax.parts import shape_of
 from adam_jax.sharding import abstract_state
+
+_keystr = jax.tree_util.keystr
 
 
 def template(
@@ -24,13 +28,22 @@ def template(
 
     Raises:
       ValueError: ``shardings`` has another structure than the state.
+      TypeError: a leaf of it is no sharding, or one of the parameters no array, or traced.
     """
+    require_arrays(params)
+    for path, p in jax.tree_util.tree_leaves_with_path(params):
+        if isinstance(p, jax.core.Tracer):
+            raise TypeError(f"params{_keystr(path)} must be an array, outside of jit, got a tracer")
     state = abstract_state(tx, _placed(params))
     if shardings is None:
         return state
     given: Any = jax.tree.structure(shardings)
     if given != jax.tree.structure(state):
         raise ValueError("`shardings` must have the structure of tx.init(params)")
+    for path, sharding in jax.tree_util.tree_leaves_with_path(shardings):
+        if not isinstance(sharding, Sharding):
+            name = f"`shardings`{_keystr(path)}"
+            raise TypeError(f"{name} must be a jax.sharding.Sharding, got {brief(sharding)}")
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         state,
