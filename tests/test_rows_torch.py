@@ -9,6 +9,7 @@ from checks import configured
 from parity.traces import DTYPES, FOLDER, as_rows, difference, join, load, split, touched
 
 from adam_jax import Rows, lazy_adam
+from adam_jax.interop import from_torch, to_torch
 
 TRACES = load(FOLDER / "torch.npz")
 BOUND = {"float64": 1e-13, "float32": 5e-6}
@@ -66,3 +67,52 @@ def test_steps_are_pytorchs(dtype):
 def test_another_convention_would_be_found(wrong):
     found = replay("float32", **wrong)
     assert difference(found, TRACES.parameters["SparseAdam", "float32"]) > 2 * BOUND["float32"]
+
+
+SIZE, WIDTH, BEFORE, NEXT = 11, 3, 20, 100
+GROUP = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "params": [0]}
+
+
+def sparse_adam(p, entry, rows, g):
+    """A step of PyTorch's SparseAdam, in its order, on distinct rows."""
+    (b1, b2), step = GROUP["betas"], entry["step"] + 1
+    mu, nu = entry["exp_avg"], entry["exp_avg_sq"]
+    mu[rows] += (g - mu[rows]) * (1 - b1)
+    nu[rows] += (g * g - nu[rows]) * (1 - b2)
+    rate = GROUP["lr"] * np.sqrt(1 - b2**step) / (1 - b1**step)
+    p[rows] -= rate * mu[rows] / (np.sqrt(nu[rows]) + GROUP["eps"])
+    entry["step"] = step
+
+
+def move_in(dtype, catch_up):
+    """Where both are 100 steps after SparseAdam's state has moved in, and both states."""
+    rng = np.random.default_rng(5)
+    p = rng.normal(size=(SIZE, WIDTH)).astype(dtype)
+    entry = {"step": 0, "exp_avg": np.zeros_like(p), "exp_avg_sq": np.zeros_like(p)}
+    given = [
+        (rng.choice(SIZE, 4, replace=False), rng.normal(size=(4, WIDTH)).astype(dtype))
+        for _ in range(BEFORE + NEXT)
+    ]
+    for each in given[:BEFORE]:
+        sparse_adam(p, entry, *each)
+    tx = lazy_adam(GROUP["lr"], eps_hat=True, catch_up=catch_up, tables=lambda path, leaf: True)
+    ours, state_dict = jnp.asarray(p), {"state": {0: entry}, "param_groups": [GROUP]}
+    state = from_torch(state_dict, tx, ours, 0)
+    update = jax.jit(tx.update)
+    for each in given[BEFORE:]:
+        sparse_adam(p, entry, *each)
+        updates, state = update(Rows(*map(jnp.asarray, each), SIZE), state, ours)
+        ours = optax.apply_updates(ours, updates)
+    return p, np.asarray(ours), entry, to_torch(state, ours, 0, state_dict)["state"][0]
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("float64", 1e-12), ("float32", 1e-6)])
+def test_a_run_goes_on_where_sparse_adam_stopped(dtype, bound):
+    with configured({"jax_enable_x64": dtype == "float64"}):
+        theirs, ours, entry, found = move_in(dtype, "none")
+        assert np.abs(theirs - ours).max() <= bound
+        twin = move_in(dtype, "decay")
+    assert found["step"] == entry["step"] == BEFORE + NEXT
+    for field in ("exp_avg", "exp_avg_sq"):
+        np.testing.assert_allclose(found[field], entry[field], rtol=10 * bound, atol=bound)
+    assert np.abs(twin[0] - twin[1]).max() > 1e-3  # rows that wait otherwise
