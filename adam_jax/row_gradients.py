@@ -54,7 +54,7 @@ class Table:
     def look_up(self, indices: jax.Array) -> jax.Array:
         """Rows, and their tap."""
         self.indices.append(indices)
-        rows = lax.stop_gradient(_rows(self.array, indices))
+        rows = lax.stop_gradient(taken(self.array, indices))
         return rows if self._taps is None else rows + self._taps[len(self.indices) - 1]
 
     def __getitem__(self, index: Any) -> "Table":
@@ -115,7 +115,7 @@ def lookup(table: Any, indices: Any) -> jax.Array:
     # A table whose rows are whole, but not all on one device.
     require_auto(name, table.array if isinstance(table, Table) else table, axes=1)
     require_in_range(name, indices, table.shape[0])
-    return table.look_up(indices) if isinstance(table, Table) else _rows(table, indices)
+    return table.look_up(indices) if isinstance(table, Table) else taken(table, indices)
 
 
 def value_and_row_grad(
@@ -210,11 +210,6 @@ def _explained() -> Iterator[None]:
         if isinstance(error.__context__, _NotLookedUpError):
             raise error.__context__ from None
         raise
-
-
-def _rows(table: jax.Array, indices: jax.Array) -> jax.Array:
-    size = table.shape[0]
-    return taken(table, jnp.where((indices < 0) | (indices >= size), size, indices))
 
 
 def _table(table: Any) -> jax.Array:
