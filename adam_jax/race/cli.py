@@ -249,22 +249,24 @@ def _tune(arguments: Namespace) -> int:
     return status
 
 
-def _positive(text: str, most: float = math.inf) -> int:
-    number = int(text) if text.strip().isdecimal() else 0
+def _positive(text: str, most: int) -> int:
+    # As a float first: `int` reads no more than 4300 digits.
+    number = float(text) if text.strip().isdecimal() else 0.0
     if number < 1:
         raise ArgumentTypeError(f"must be a positive integer, got {text!r}")
     if number > most:
         raise ArgumentTypeError(f"must be at most {most:,}, got {text!r}")
-    return number
+    return int(number)
 
 
 # More than anyone needs, and less than a slip of the hand.
 _seeds = partial(_positive, most=1000)
 _epochs = partial(_positive, most=10**9)
+_devices = partial(_positive, most=10**6)
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(map(_positive, text.split(","))))
+    return tuple(dict.fromkeys(map(_devices, text.split(","))))
 
 
 def _share(text: str) -> float:

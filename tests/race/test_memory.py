@@ -156,6 +156,13 @@ def test_numbers_of_devices(capsys, text):
     assert "must be a positive integer" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["1" + 30 * "0", 5000 * "1"])
+def test_more_devices_than_there_are(capsys, text):
+    assert main(["memory", "gpt2-small", "--devices", f"8,{text}"]) == 2
+    error = f"adam-jax: error: argument --devices: must be at most 1,000,000, got {text!r}\n"
+    assert capsys.readouterr() == ("", error)
+
+
 def test_a_model_named_twice_is_shown_once(documented):
     assert [model["model"] for model in documented("vit-h-14", "vit-h-14")] == ["vit-h-14"]
 

@@ -47,6 +47,7 @@ def refused(refused_by):
         (["--learning-rates", "1e-4:1:1000000000"], "must be at most 1000 of them, got more"),
         (["--seeds", "99999999999999999999"], "at most 1,000, got '99999999999999999999'"),
         (["--epochs", "1" + 400 * "0"], "at most 1,000,000,000"),
+        (["--seeds", 5000 * "1"], "at most 1,000, got '111"),
         (["--seeds", "0"], "positive integer, got '0'"),
         (["--seeds", "many"], "positive integer, got 'many'"),
         (["--epochs", "-3"], "--epochs"),
