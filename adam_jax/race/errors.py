@@ -59,10 +59,11 @@ def blaming(what: str, file: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    # A script that calls sys.exit() when it is imported must not end the race in silence.
-    except (Exception, SystemExit) as error:
+    # A script that calls sys.exit() when it is imported must not end the race in silence, and a
+    # test's `skip` is no Exception either.
+    except BaseException as error:
         raise UsageError(f"{what}: {_where(error, file)}{_summary(error)}") from error
 
 
@@ -111,5 +112,8 @@ def _where(error: BaseException, file: Path | None) -> str:
 
 def _summary(error: BaseException) -> str:
     """The exception's type and the gist of its message."""
-    gist = brief(error.msg if isinstance(error, SyntaxError) else str(error))
+    try:
+        gist = brief(error.msg if isinstance(error, SyntaxError) else str(error))
+    except Exception:  # one whose own text fails
+        gist = ""
     return f"{type(error).__name__}: {gist}" if gist else type(error).__name__

@@ -115,6 +115,8 @@ BATCHES = NO_DATA + "\ndef batches(key):\n    "
         ("def init(key:\n", "line.py:1: SyntaxError"),
         ("raise SystemExit(3)", "line.py:1: SystemExit: 3"),
         ("raise ValueError('two\\nlines')", "line.py:1: ValueError: two"),
+        ("raise GeneratorExit", "line.py:1: GeneratorExit"),
+        ("class E(Exception): __str__ = None\nraise E", "line.py:2: E\n"),
         (
             changed("return jnp.mean(", "return ("),
             "must return a floating-point scalar, got float32[8]",
