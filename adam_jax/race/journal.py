@@ -120,7 +120,8 @@ class Journal:
             group = records.identity(record)
             hash(group)
             return group, record
-        except (AttributeError, KeyError, TypeError, ValueError):
+        # A number may be too large for a float, and brackets nested too deeply.
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
             raise self._foreign(number) from None
 
     def _foreign(self, number: int) -> UsageError:

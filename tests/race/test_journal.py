@@ -124,7 +124,9 @@ def test_a_fresh_race_that_ends_early_has_lost_nothing(tmp_path):
         b'{"problem": "digits", "loss": 1}\n{"problem": "digi',
         b"\xff\xfe\n",
         b"\0\0\0",
+        100_000 * b"[" + b"\n",
     ],
+    ids=lambda content: repr(content[:40]),
 )
 def test_another_file_of_that_name_is_left_alone(capsys, write, tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
@@ -134,6 +136,23 @@ def test_another_file_of_that_name_is_left_alone(capsys, write, tmp_path, conten
         assert error.count("\n") == 1
         assert "--out must be a folder without a results.jsonl of anything but races" in error
         assert (tmp_path / NAME).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("initial_loss", 10**400), ("seeds", 10**400), ("seeds", 10**15)],
+    ids=["loss", "seeds", "fewer seeds"],
+)
+def test_numbers_that_no_race_writes(tmp_path, name, number):
+    go_on(tmp_path)
+    first, *others = (tmp_path / NAME).read_text().splitlines()
+    changed = json.dumps(json.loads(first) | {name: number})
+    (tmp_path / NAME).write_text("".join(f"{line}\n" for line in (changed, *others)))
+    if number < 10**20:  # a line of another race, which has many more
+        Journal(tmp_path).close()
+        return
+    with pytest.raises(UsageError, match="line 1 is not a run as this version writes it"):
+        Journal(tmp_path)
 
 
 def test_a_folder_of_that_name(tmp_path):
