@@ -34,12 +34,15 @@ def within(
         return
     line = f"{what} took more than the {seconds:g} s of --time-limit"
     expired, done = threading.Event(), threading.Event()
+    deciding = threading.Lock()  # which of the two came first
 
     def watch() -> None:
-        if done.wait(min(seconds, threading.TIMEOUT_MAX)):
-            return
-        expired.set()
-        _thread.interrupt_main()
+        done.wait(min(seconds, threading.TIMEOUT_MAX))
+        with deciding:
+            if done.is_set():
+                return
+            expired.set()
+            _thread.interrupt_main()
         if not done.wait(_PATIENCE):
             try:
                 last()
@@ -52,9 +55,13 @@ def within(
     deaf = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     if deaf:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=watch, daemon=True).start()
     try:
-        yield
+        try:
+            threading.Thread(target=watch, daemon=True).start()
+            yield
+        finally:  # where an interruption may still come that was sent just before
+            with deciding:
+                done.set()
     except KeyboardInterrupt:
         if expired.is_set():
             raise UsageError(line) from None

@@ -1,5 +1,6 @@
 """The command from end to end: real training, what it costs, and what it does when it cannot."""
 
+import contextlib
 import json
 import os
 import signal
@@ -390,6 +391,12 @@ class TestTimeLimit:
 
         with pytest.raises(UsageError, match=r"^it took more than the 0.05 s of --time-limit$"):
             hang()
+
+    @pytest.mark.parametrize("seconds", [1e-9, 1e-4])
+    def test_it_is_none_either_where_all_is_over_just_then(self, seconds):
+        for _ in range(200):
+            with contextlib.suppress(UsageError), within(seconds, "it"):
+                time.sleep(seconds)
 
     def test_in_the_background_where_ctrl_c_is_not_heard(self):
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
