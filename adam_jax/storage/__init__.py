@@ -37,6 +37,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from adam_jax.hyperparameters import brief
 from adam_jax.storage.bfloat16 import BFloat16
@@ -219,6 +220,8 @@ def _is_constructor(spec: Any) -> bool:
 
 
 def _is_dtype(spec: Any) -> bool:
+    if isinstance(spec, jax.Array | np.ndarray | np.number):  # of which NumPy takes the dtype
+        return False
     try:
         jnp.dtype(spec)
     except TypeError:

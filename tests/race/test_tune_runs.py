@@ -237,6 +237,7 @@ def test_an_entrant_of_the_users_own(documented, write):
         (["--also", "learning_rate=0.1:1"], "must not name 'learning_rate': --learning-rates"),
         (["--also", "speed=0.1:1"], "must name what 'adam' takes (b1, b2, eps, eps_root), got 's"),
         (["--also", "nesterov=0.1:1"], "entrant 'adam' failed with traced `nesterov`"),
+        (["--also", "mu_dtype=1:9"], "entrant 'adam' failed with traced `mu_dtype`"),
         (["--also", "seed=1:9"], "entrant 'adam' failed with traced `seed`"),
         (["--entrant", "sgd", "--also", "eps=0.1:1"], "'sgd' takes"),
         (["--entrant", f"{'x' * 300}.py:make"], "no such file"),
