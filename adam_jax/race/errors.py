@@ -1,6 +1,7 @@
 """The one kind of failure that the command line reports: a line for the user, no traceback."""
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -38,6 +39,8 @@ def printing() -> Iterator[None]:
 
     A reader that has closed the pipe, as ``head`` does, has seen enough: that is no failure.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, such as µ in ASCII
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()

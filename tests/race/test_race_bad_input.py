@@ -214,6 +214,14 @@ def test_output_that_cannot_be_written(write, tmp_path, form):
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
+def test_letters_that_the_output_lacks(write):
+    command = [sys.executable, "-m", "adam_jax", "race", write(), "--entrants", "sgd"]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, env=ascii_only, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"\\xb5s" in done.stdout
+
+
 def test_batches_that_shrink_later(refused, write):
     source = BATCHES + "import random; return [_data] * (random.random() < 0 or next(counts))\n"
     source += "counts = iter([2, 2, 1])\n"
