@@ -45,7 +45,9 @@ def from_arrays(data: Tree, batch_size: int, where: str) -> Feed:
     leaves = jax.tree.leaves(data)
     if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise UsageError(f"{where}: `data` must be arrays, got {type(data).__name__}")
-    lengths = sorted({leaf.shape[0] if leaf.shape else 0 for leaf in leaves})
+    with blaming(f"{where}: `data` must be arrays"):
+        arrays = jax.tree.map(jnp.asarray, data)
+    lengths = sorted({leaf.shape[0] if leaf.shape else 0 for leaf in jax.tree.leaves(arrays)})
     if len(lengths) > 1:
         raise UsageError(f"{where}: `data` must share their first axis, got lengths {lengths}")
     batch_size = positive_integer(batch_size, f"{where}: `batch_size`")
@@ -62,8 +64,6 @@ def from_arrays(data: Tree, batch_size: int, where: str) -> Feed:
     def pick(data: Tree, item: jax.Array) -> Tree:
         return jax.tree.map(lambda array: array[item], data)
 
-    with blaming(f"{where}: `data` must be arrays"):
-        arrays = jax.tree.map(jnp.asarray, data)
     return Feed(arrays, epoch, pick)
 
 

@@ -137,6 +137,7 @@ BATCHES = NO_DATA + "\ndef batches(key):\n    "
         (changed("batch_size = 8", ""), "has `data` but no `batch_size`"),
         (changed("data = (x, x ", "data = (x[:9], x "), "first axis, got lengths [9, 40]"),
         (changed("data = (", "data = 3; _ = ("), "`data` must be arrays, got int"),
+        (changed("data = (", "class A: shape = 3\ndata = A(); _ = ("), "must be arrays: TypeError"),
         (
             changed("data = (", "import numpy; data = numpy.array(['a'] * 9); _ = ("),
             "must be arrays",
