@@ -1,6 +1,7 @@
 """The command line `adam-jax`: its arguments, and how it fails."""
 
 import math
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
@@ -40,6 +41,9 @@ learning rates unless you say otherwise, the loss that counts as solved, and how
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 2 for unusable input, 130 for Ctrl-C."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # which a shell has closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  for as long as we run
     try:
         given = sys.argv[1:] if argv is None else list(argv)
         arguments = _parser().parse_args(given, Namespace(given=given))

@@ -129,6 +129,13 @@ def test_output_that_cannot_be_written():
     assert done.stderr == "adam-jax: error: cannot print the results: No space left on device\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+@pytest.mark.parametrize(("arguments", "status"), [("optimizers", 0), ("optimizers --fast", 2)])
+def test_streams_that_are_closed(arguments, status):
+    command = f'"{sys.executable}" -m adam_jax {arguments} >&- 2>&-'
+    assert subprocess.run(command, shell=True, check=False).returncode == status
+
+
 def test_all_is_everyone():
     names = [entrant.name for entrant in entrants.load("all")]
     assert sorted(names) == sorted([*MEMBERS, *entrants.OPTAX])
