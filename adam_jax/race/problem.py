@@ -198,7 +198,8 @@ def _function(module: ModuleType, where: str, name: str) -> Callable[..., Any]:
 
 
 def _optional(module: ModuleType, where: str, name: str) -> Callable[..., Any] | None:
-    return _function(module, where, name) if hasattr(module, name) else None
+    given = getattr(module, name, None) is not None
+    return _function(module, where, name) if given else None
 
 
 def _feed(module: ModuleType, where: str, file: Path) -> Feed:

@@ -114,6 +114,12 @@ def test_samples_are_of_the_run_in_the_middle_at_the_best_rate(write):
     assert lost.samples == {}
 
 
+def test_what_a_problem_need_not_have_may_be_none(write):
+    found = problem.load(write(LINE.split("def evaluate")[0] + "evaluate = samples = None\n"))
+    assert found.evaluate is None
+    assert found.samples is None
+
+
 def test_an_epoch_of_arrays_visits_each_row_once_in_a_new_order(write):
     own = problem.load(write())
     epochs = [np.asarray(own.feed.epoch(jax.random.key(seed))) for seed in range(2)]

@@ -1,5 +1,6 @@
 """The command `adam-jax tune`: reads what is asked, searches, shows and keeps what comes out."""
 
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -67,7 +68,8 @@ def run(arguments: Namespace) -> int:
         return INTERRUPTED
     if picture:
         print(f"adam-jax: wrote the picture and tune.json to {arguments.out}", file=sys.stderr)
-    return 0
+    # What is NaN before the first step is the problem's own fault, as in a race.
+    return 2 if math.isnan(search.findings.initial_loss) else 0
 
 
 def _entrant(text: str) -> Entrant:
