@@ -172,7 +172,7 @@ def value_and_row_grad(
                 for (path, leaf), is_in in zip(leaves, chosen, strict=True)
             ]
             out = loss(treedef.unflatten(filled), *args)
-            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            if has_aux and not (isinstance(out, tuple | list) and len(out) == 2):
                 raise TypeError(f"`loss` must return (value, aux) with `has_aux`, got {brief(out)}")
             value, aux = out if has_aux else (out, None)
             return value, (aux, [x.indices for x in filled if isinstance(x, Table)])

@@ -76,7 +76,7 @@ class Rows:
         # JAX unflattens with placeholders too.
         if not all(hasattr(x, "shape") and hasattr(x, "dtype") for x in self._parts()):
             return
-        if isinstance(self.indices, np.ndarray | np.generic | jax.Array):
+        if isinstance(self.indices, np.ndarray | jax.Array):
             require_rows("Rows", self)
 
     @property
@@ -97,8 +97,9 @@ class Rows:
         """
         require_arrays("Rows", self)
         if self.distinct:
-            return self
-        indices, values = _summed(self.size, self.indices, self.values)
+            indices, values = _wide(self.indices), self.values
+        else:
+            indices, values = _summed(self.size, self.indices, self.values)
         return Rows(indices, values, self.size, distinct=True)
 
     def like(self, values: jax.Array, rows: "Rows") -> "Rows":
@@ -112,7 +113,9 @@ class Rows:
         with jax.numpy_dtype_promotion("standard"):
             sum_: jax.Array
             if jnp.result_type(table, rows.values) == table.dtype and not _is_narrow(table):
-                sum_ = table.at[rows.indices].add(rows.values.astype(table.dtype), mode="drop")
+                sum_ = table.at[_unsigned(rows.indices)].add(
+                    rows.values.astype(table.dtype), mode="drop"
+                )
                 return sum_
             # In the wider dtype, and rounded once, as `optax.apply_updates` does with arrays.
             new = gathered(table, rows) + rows.values
@@ -266,22 +269,24 @@ def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
     """Rows of an array; 0 for what is out of range, -1 too."""
     if x.shape[0] == 0:  # of which JAX takes nothing
         return jnp.zeros((*indices.shape, *x.shape[1:]), x.dtype)
-    inside = (indices >= 0) & (indices < x.shape[0])
+    x, places = jnp.asarray(x), _unsigned(indices)
+    inside = places < x.shape[0]
     # What JAX's own mode "fill" does, in less time on CPUs: that looks at each entry's index.
-    found = x.at[jnp.where(inside, indices, 0)].get(mode="promise_in_bounds")
+    found = x.at[jnp.where(inside, places, 0)].get(mode="promise_in_bounds")
     kept = jnp.expand_dims(inside, range(indices.ndim, found.ndim))
     return jnp.where(kept, found, jnp.zeros([], x.dtype))
 
 
 def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
     """The table with new rows, which are distinct; padding is dropped."""
+    places = _unsigned(rows.indices)
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:
         if not _is_narrow(x):
-            return x.at[rows.indices].set(y, mode="drop")
+            return x.at[places].set(y, mode="drop")
         # Few bits as integers: on CPUs XLA would make the whole table float32, and back.
         bits, row = (lax.bitcast_convert_type(z, f"uint{8 * x.dtype.itemsize}") for z in (x, y))
-        return lax.bitcast_convert_type(bits.at[rows.indices].set(row, mode="drop"), x.dtype)
+        return lax.bitcast_convert_type(bits.at[places].set(row, mode="drop"), x.dtype)
 
     return jax.tree.map(one, table, new)
 
@@ -296,12 +301,22 @@ def _is_symbolic(size: Any) -> bool:
     return export.is_symbolic_dim(size)
 
 
+def _wide(indices: jax.Array) -> jax.Array:
+    """Indices of as many bits as a size: beside uint8 300 would be 44."""
+    return jnp.asarray(indices, jnp.promote_types(indices.dtype, jnp.int32))
+
+
+def _unsigned(indices: jax.Array) -> jax.Array:
+    """Indices of which those below 0 are out of range, and not counted from the end."""
+    wide = _wide(indices)
+    return wide.astype(f"uint{8 * wide.dtype.itemsize}")
+
+
 # Jitted by itself, so that a step outside of the user's own jit has the same bits.
 @partial(jax.jit, static_argnums=0)
 def _summed(size: int, indices: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Distinct indices, ascending and then padding, and the sums of their values."""
-    # As wide as the size needs: -1 of eight bits is 255, which could be a row.
-    indices = indices.astype(jnp.promote_types(indices.dtype, jnp.int32))
+    indices = _wide(indices)
     indices = jnp.where((indices < 0) | (indices >= size), size, indices).astype(jnp.int32)
     order = jnp.argsort(indices)
     ordered = indices[order]

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 pytest.importorskip("orbax.checkpoint", reason="Orbax wants a recent JAX; `test` brings it")
@@ -181,11 +182,17 @@ def test_nan_in_blocks_is_found():
 def test_a_state_of_other_parameters_is_not_taken_for_a_finite_one():
     _, state = TX.update({"w": jnp.full((2, 8), jnp.nan)}, TX.init({"w": jnp.ones((2, 8))}))
     for params in (None, {}, {"v": jnp.ones((2, 8))}):
-        with pytest.raises(
-            ValueError, match=r"^`params` must be those of the state, where state\[0"
-        ):
+        with pytest.raises(ValueError, match=r"^state\[0\]\.mu\['w'\].* is not finite in"):
             checkpoint.require_finite(state, params)
     checkpoint.require_finite(adam_jax.adam(1e-3).init({}), {})
+
+
+def test_moments_in_another_form_than_the_parameters_are_checked():
+    params, tx = {"w": jnp.ones(3)}, optax.flatten(optax.adam(1e-3))
+    checkpoint.require_finite(tx.init(params), params)
+    _, state = tx.update({"w": jnp.array([1.0, jnp.nan, 1.0])}, tx.init(params), params)
+    with pytest.raises(ValueError, match=r"\.mu is not finite in 1 of its 3 entries"):
+        checkpoint.require_finite(state, params)
 
 
 # --- what is no state, no path, no sharding -------------------------------------------------------

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from adam_jax import Rows, adam, lazy_adam, lookup, value_and_row_grad
@@ -111,3 +112,37 @@ def test_leaves_that_have_no_gradient(leaf, message):
         value_and_row_grad(lambda p: jnp.sum(lookup(p["embedding"], INDICES)))(params)
     with refused(TypeError, rf"params\['b'\] must be {message}"):
         adam(1e-3).init(params)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "not"])
+def test_indices_of_few_bits_are_as_good_as_others(dtype, distinct):
+    """300 rows: beside an index of eight bits their number would be 44."""
+    table = jnp.full((300, 2), 10, dtype)
+    rows = Rows(jnp.array([1, 100], jnp.uint8), jnp.ones((2, 2), dtype), 300, distinct)
+    for sum_ in (optax.apply_updates(table, rows), jax.jit(optax.apply_updates)(table, rows)):
+        np.testing.assert_array_equal(np.flatnonzero(sum_[:, 0] == 11), [1, 100])
+        assert np.sum(np.asarray(sum_) == 10) == 2 * 298
+    np.testing.assert_array_equal(lookup(table, jnp.array([1, 100], jnp.uint8)), table[:2])
+
+
+@pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "not"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("catch_up", ["none", "decay", "exact"])
+def test_a_traced_index_below_0_is_dropped(dtype, distinct, catch_up):
+    tx = lazy_adam(0.1, catch_up=catch_up, tables=lambda path, leaf: True)
+
+    @jax.jit
+    def step(table, state, indices):
+        rows = Rows(indices, jnp.ones((2, 2), dtype).at[1].set(0), 4, distinct)
+        steps, state = tx.update(rows, state, table)
+        return optax.apply_updates(table, steps), table + rows, state
+
+    table = jnp.full((4, 2), 10, dtype)
+    _, whole = tx.update(jnp.ones((4, 2), dtype), tx.init(table), table)
+    stepped, added, state = step(table, whole, jnp.array([1, -1]))
+    np.testing.assert_array_equal(added[:, 0], [10, 11, 10, 10])
+    assert np.flatnonzero(stepped[:, 0] != 10).tolist() == [1]
+    for new, old in zip(jax.tree.leaves(state), jax.tree.leaves(whole), strict=True):
+        if new.ndim:
+            np.testing.assert_array_equal(np.delete(new, 1, 0), np.delete(old, 1, 0))

@@ -45,6 +45,7 @@ __all__ = ["VERSION", "describe", "items", "require_finite", "require_like", "re
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, int, float, complex)
 _ABSTRACT = (jax.core.Tracer, jax.ShapeDtypeStruct)
+_MOMENTS = {"mu", "nu"}
 _STATE, _DESCRIPTION = "optimizer_state", "optimizer_state_description"
 
 
@@ -151,7 +152,7 @@ def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
       params: the parameters, or `jax.ShapeDtypeStruct` in their places.
 
     Raises:
-      ValueError: an entry is not; the leaf is named. Or there is a mean of none of ``params``.
+      ValueError: an entry is not; the leaf is named.
       TypeError: an array is traced.
 
     Example:
@@ -162,13 +163,10 @@ def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
       Traceback (most recent call last):
       ValueError: state[0].mu['w'] is not finite in 1 of its 3 entries
     """
-    for path, _, owned in walk(state, params):
-        if owned is None and any(getattr(key, "name", None) == "mu" for key in path):
-            where = f"state{jax.tree_util.keystr(path)}"
-            raise ValueError(
-                f"`params` must be those of the state, where {where} is of none of them"
-            )
-        for place, part in owned or ():
+    for path, leaf, owned in walk(state, params):
+        # Of other parameters, or of these in another form, as `optax.flatten` makes of them.
+        apart = not _MOMENTS.isdisjoint(getattr(key, "name", None) for key in path)
+        for place, part in owned or ([((), leaf)] if apart else []):
             for key, x in jax.tree_util.tree_leaves_with_path(part):
                 _require_finite(jax.tree_util.keystr(path + place + key), x)
 

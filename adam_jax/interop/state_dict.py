@@ -1,9 +1,10 @@
 """State dicts of PyTorch's form: entries by position or name, and groups with hyperparameters."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 
 from adam_jax.hyperparameters import brief
 from adam_jax.interop.moments import Name
@@ -52,9 +53,12 @@ class Entries:
 
 
 def _names(x: Any, what: str, kind: Any = Name, rule: str = "names or positions") -> list[Any]:
-    if not isinstance(x, list | tuple) or not all(isinstance(each, kind) for each in x):
+    listed = isinstance(x, Iterable) and not isinstance(x, str | bytes | Mapping)
+    # NumPy's integers are as good as others.
+    found = [each.item() if isinstance(each, np.integer) else each for each in x] if listed else []
+    if not listed or not all(isinstance(each, kind) for each in found):
         raise TypeError(f"{what} must be a list of {rule}, got {brief(x)}")
-    return list(x)
+    return found
 
 
 def _mapping(x: Any, what: str) -> Mapping[Any, Any]:

@@ -63,7 +63,8 @@ def write_torch(path: str | os.PathLike[str], state_dict: Mapping[str, Any]) -> 
     entries = Entries(state_dict)
     for key in entries.state:
         for field, x in entries.entry(key).items():
-            array_of(x, f"{field} of {key!r}")
+            if x is not None and not isinstance(x, Mapping):  # as bitsandbytes has
+                array_of(x, f"{field} of {key!r}")
     beside = file.with_name(f"{file.name}.part{os.getpid()}")
     try:
         if file.suffix == _SAFE:
