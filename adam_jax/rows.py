@@ -28,8 +28,9 @@ class Rows:
     ``table + rows`` adds them, so that `optax.apply_updates` does, in the place of the table where
     that is donated. In a tree it is one node in an array's place; those who take such trees here
     are `lazy_adam`, `clip_by_global_norm`, `skip_unstable`, `with_metrics` and
-    `adam_jax.norms.global_norm`. Optax's transformations would scale indices too: give them
-    `optax.partition`'s other leaves, and the learning rate to `lazy_adam`. And `jax.lax.psum` and
+    `adam_jax.norms.global_norm`. Optax's transformations would scale indices too, and
+    `jax.tree.map` would add them: give these `optax.partition`'s other leaves, and the learning
+    rate to `lazy_adam`. And `jax.lax.psum` and
     ``pmean`` would add those of several devices, without an error: there take
     `jax.lax.all_gather` of both arrays, ``tiled``, as `Rows` not distinct, whose sum then counts;
     for a mean divide the values.

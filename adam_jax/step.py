@@ -42,7 +42,8 @@ def train_step(
     """A jitted ``step(params, state, batch, **extra_args) -> (params, state, info)``.
 
     It is a `jax.jit` like any other: ``step.lower(...)`` shows its program, and the function in it,
-    for a `jax.lax.scan` or a ``jit`` of one's own, is ``step.__wrapped__``.
+    for a `jax.lax.scan` or a ``jit`` of one's own, is ``step.__wrapped__``. Its gradients are of
+    whole arrays: for `Rows` of tables take `value_and_row_grad` in a ``jit`` of one's own.
 
     ``extra_args`` go to ``tx.update`` by their names, and with them ``value``, the loss.
     ``full_step`` of `accumulate` is static here: ``True`` and ``False`` are two programs. Complex

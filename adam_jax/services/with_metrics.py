@@ -72,6 +72,8 @@ def with_metrics(
     rows of a table that `Rows` leave out. Inside ``shard_map`` all is a shard's own, and JAX's
     types say so after the first step only: there ``every`` is 1, and no scan of steps.
 
+    Around `lazy_adam` compile with `compiler_options`, or XLA copies tables on CPUs.
+
     What `accumulate` makes of many gradients is measured inside of it, ``accumulate(with_metrics(
     tx), k)``, where only full steps are counted. Around it each micro-batch is an update, and where
     ``every`` and k have a divisor in common, no full step is ever measured.

@@ -204,7 +204,7 @@ def format_of(name: str, spec: Any) -> Format:
         made = f"storage.{spec.__name__}"
         raise TypeError(f"{rule}, got the function {made}; call it: {made}()")
     if not _is_dtype(spec):
-        raise TypeError(f"{rule}, got {brief(spec)}")
+        raise TypeError(f"{rule} such as storage.eight_bit(), got {brief(spec)}")
     dtype = jnp.dtype(spec)
     if dtype == jnp.bfloat16:
         return BFloat16()
