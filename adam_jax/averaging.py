@@ -24,7 +24,7 @@ import optax
 from jax import lax
 
 from adam_jax.hyperparameters import DecayRate, Scalar, seed_word
-from adam_jax.mismatch import require_gradients
+from adam_jax.mismatch import require_gradients, same_structure
 from adam_jax.rule import Coefficients, Moment, Rule, debias
 from adam_jax.states import only, where_moving
 from adam_jax.storage import choice_of
@@ -122,11 +122,8 @@ def averaged_params(state: chex.ArrayTree, like: optax.Params | None = None) -> 
     values = jax.tree.map(decoded, average, is_leaf=is_stored)
     if like is None:
         return values
-    try:
+    with same_structure("`like` must be a tree like the parameters"):
         return jax.tree.map(_cast, values, like, is_leaf=_is_empty)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`like` must be a tree like the parameters: {reason}") from None
 
 
 @dataclass(frozen=True)

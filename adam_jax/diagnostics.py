@@ -210,6 +210,16 @@ def require_arrays(params: Any) -> None:
             )
 
 
+def require_known(name: str, x: Any, is_array: bool = True) -> None:
+    """Check that an array is there, and not only its shape, as under ``jit``.
+
+    Raises:
+      TypeError: it is not.
+    """
+    if not is_array or isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
+        raise TypeError(f"{name} must be an array, outside of jit, got {type(x).__name__}")
+
+
 def _is_array(leaf: Any) -> bool:
     if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         return isinstance(leaf, int | float | complex)

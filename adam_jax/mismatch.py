@@ -1,7 +1,8 @@
 """Checks of trees against each other; each error is one line and names the leaf by its path."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import chex
@@ -115,6 +116,21 @@ def require_gradients(updates: optax.Updates, params: optax.Params | None) -> No
             _require_shape(name, g, p, "the parameter has")
 
 
+@contextmanager
+def same_structure(rule: str) -> Iterator[None]:
+    """Where JAX finds that a tree has another structure, the rule and the first line that it says.
+
+    >>> with same_structure("`names` must have the parameters' structure"):
+    ...     jax.tree.structure([0, 0]).flatten_up_to([0])
+    Traceback (most recent call last):
+    ValueError: `names` must have the parameters' structure: List arity mismatch: 1 != 2; list: [0].
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{rule}: {str(error).splitlines()[0]}") from None
+
+
 def require_mask(mask: Any, params: optax.Params) -> None:
     """Check that a mask is a tree of booleans and a prefix of the parameters.
 
@@ -126,11 +142,8 @@ def require_mask(mask: Any, params: optax.Params) -> None:
         if np.shape(leaf) or not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), np.bool_):
             raise TypeError(f"`mask`{_keystr(path)} must be True or False, got {brief(leaf)}")
     treedef: Any = jax.tree.structure(mask)
-    try:
+    with same_structure("`mask` must be a prefix of the parameters' tree"):
         treedef.flatten_up_to(params)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`mask` must be a prefix of the parameters' tree: {reason}") from None
 
 
 def require_low_precision(name: str, params: optax.Params, remainder: bool = False) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from adam_jax.mismatch import same_structure
 from adam_jax.ownership import Path, name_of, walk
 from adam_jax.storage.at_rest import is_writable
 
@@ -84,11 +85,8 @@ def mapped(change: Callable[[Part], Any], fresh: Any, state: Any, params: Any) -
     known = set(map(id, moments))
     flat: Any = jax.tree_util.tree_flatten_with_path(fresh, is_leaf=lambda x: id(x) in known)
     parts, treedef = flat
-    try:
+    with same_structure("`state` must have the structure of tx.init(params)"):
         found = treedef.flatten_up_to(state)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`state` must have the structure of tx.init(params): {reason}") from None
     results = []
     for (path, new), old in zip(parts, found, strict=True):
         owner, name = owners.get(path, (None, name_of(path)))

@@ -29,6 +29,7 @@ import optax
 
 from adam_jax.hyperparameters import brief, transformation
 from adam_jax.lazy import begun_now
+from adam_jax.mismatch import same_structure
 from adam_jax.ownership import Path, is_of_all
 from adam_jax.parts import Part, Shape, mapped, shape_of
 from adam_jax.rule import divides, mean_of_blocks
@@ -157,11 +158,8 @@ def grow(
 
 def _masks(mask: Any, params: Any) -> dict[Path | None, tuple[Any, Shape]]:
     """By a parameter's path, where it begins again (or a static ``False``), and its shape."""
-    try:
+    with same_structure("`mask` must be a prefix of the parameters' tree"):
         full = jax.tree.map(lambda m, part: jax.tree.map(lambda _: m, part), mask, params)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`mask` must be a prefix of the parameters' tree: {reason}") from None
     masks: dict[Path | None, tuple[Any, Shape]] = {}
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for (path, p), which in zip(leaves, jax.tree.leaves(full), strict=True):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adam_jax.mismatch import flatten_like
+from adam_jax.mismatch import flatten_like, same_structure
 from adam_jax.rows import (
     Rows,
     gathered,
@@ -202,11 +202,8 @@ def within(name: str, tree: chex.ArrayTree, last: chex.ArrayTree) -> Any:
       ValueError: it has another structure than the parameters.
     """
     treedef: Any = jax.tree.structure(last, is_leaf=_has_no_counts)
-    try:
+    with same_structure(f"`{name}` must have the parameters' structure"):
         treedef.flatten_up_to(tree)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`{name}` must have the parameters' structure: {reason}") from None
     return jax.tree.map(lambda c, x: c if _masks(c) else x, last, tree, is_leaf=_has_no_counts)
 
 

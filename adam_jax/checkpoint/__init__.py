@@ -38,13 +38,13 @@ import optax
 from adam_jax.checkpoint.arrays import named, numbered, with_arrays
 from adam_jax.checkpoint.description import VERSION, describe, require_like
 from adam_jax.checkpoint.template import template
+from adam_jax.diagnostics import require_known
 from adam_jax.hyperparameters import brief, transformation
 from adam_jax.ownership import walk
 
 __all__ = ["VERSION", "describe", "items", "require_finite", "require_like", "restore", "save"]
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, int, float, complex)
-_ABSTRACT = (jax.core.Tracer, jax.ShapeDtypeStruct)
 _MOMENTS = {"mu", "nu"}
 _STATE, _DESCRIPTION = "optimizer_state", "optimizer_state_description"
 
@@ -90,8 +90,7 @@ def items(state: chex.ArrayTree) -> dict[str, Any]:
     """
     args = _orbax().args
     for path, x in named(state).items():
-        if isinstance(x, _ABSTRACT) or not isinstance(x, _ARRAYS):
-            raise TypeError(f"state{path} must be an array, outside of jit, got {_kind(x)}")
+        require_known(f"state{path}", x, isinstance(x, _ARRAYS))
     return {
         _STATE: args.StandardSave(numbered(state, list(named(state)))),
         _DESCRIPTION: args.JsonSave(describe(state)),
@@ -174,8 +173,7 @@ def require_finite(state: chex.ArrayTree, params: optax.Params) -> None:
 def _require_finite(where: str, x: Any) -> None:
     if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
         return
-    if isinstance(x, _ABSTRACT):
-        raise TypeError(f"state{where} must be an array, outside of jit, got {_kind(x)}")
+    require_known(f"state{where}", x)
     bad = int(jnp.sum(~jnp.isfinite(x)))
     if bad:
         raise ValueError(f"state{where} is not finite in {bad} of its {x.size} entries")
@@ -206,7 +204,3 @@ def _folder(path: Any) -> Any:
         return epath.Path(path).absolute()
     except TypeError:
         raise TypeError(f"`path` must be a string or a path, got {brief(path)}") from None
-
-
-def _kind(x: Any) -> str:
-    return type(x).__name__

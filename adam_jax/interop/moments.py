@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from adam_jax.diagnostics import require_arrays
+from adam_jax.diagnostics import require_arrays, require_known
 from adam_jax.hyperparameters import brief, transformation
 from adam_jax.lazy import own_states
+from adam_jax.mismatch import same_structure
 from adam_jax.ownership import Owned, Path, walk
 from adam_jax.storage.at_rest import decoded, is_writable, written
 from adam_jax.storage.format import Stored
@@ -74,16 +75,14 @@ def count_of(name: str, x: np.ndarray, least: int) -> int:
     return int(value)
 
 
-def require_known(tree: chex.ArrayTree, whose: str) -> None:
+def _require_all_known(tree: chex.ArrayTree, whose: str) -> None:
     """Check that arrays are there, and not only their shapes, as under ``jit``.
 
     Raises:
       TypeError: one is not.
     """
     for path, x in jax.tree_util.tree_leaves_with_path(tree):
-        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
-            name = f"{whose}{_keystr(path)}"
-            raise TypeError(f"{name} must be an array, outside of jit, got {type(x).__name__}")
+        require_known(f"{whose}{_keystr(path)}", x)
 
 
 def named(params: optax.Params, names: Any) -> list[tuple[Path, Any, Name]]:
@@ -96,11 +95,8 @@ def named(params: optax.Params, names: Any) -> list[tuple[Path, Any, Name]]:
     require_arrays(params)
     flat: Any = jax.tree_util.tree_flatten_with_path(params)
     leaves, treedef = flat
-    try:
+    with same_structure("`names` must have the parameters' structure"):
         found = treedef.flatten_up_to(names)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`names` must have the parameters' structure: {reason}") from None
     owners: dict[Name, str] = {}
     for (path, _), name in zip(leaves, found, strict=True):
         where = f"params{_keystr(path)}"
@@ -147,7 +143,7 @@ def put(
         or would round a float64.
       TypeError: the format of a moment cannot be written, or a parameter is traced.
     """
-    require_known(params, "params")
+    _require_all_known(params, "params")
     left = {(path, field) for path, row in arrivals.items() for field in row}
 
     def replaced(state: Any, field: str) -> Any:
@@ -186,7 +182,7 @@ def take(
         kind, or one is not finite, or rows have to catch up first.
       TypeError: an array is traced.
     """
-    require_known(state, "state")
+    _require_all_known(state, "state")
     members = [x for x in jax.tree.leaves(state, is_leaf=_is_member) if _is_member(x)]
     counts = {int(member.count) for member in members}
     if len(counts) != 1:

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec
 
 from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import brief, transformation
+from adam_jax.mismatch import same_structure
 from adam_jax.sharding.specs import mesh_axes
 from adam_jax.sharding.zero import Division
 
@@ -119,11 +120,8 @@ def _each(
 
     flat: Any = jax.tree_util.tree_flatten_with_path(parts, is_leaf=_is_spec)
     specs, treedef = flat
-    try:
+    with same_structure("`parts` must have the structure of the tree"):
         found = treedef.flatten_up_to(tree)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"`parts` must have the structure of the tree: {reason}") from None
     pairs = zip(specs, found, strict=True)
     return treedef.unflatten([one(path, spec, x) for (path, spec), x in pairs])
 

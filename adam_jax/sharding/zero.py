@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from adam_jax.diagnostics import require_arrays
 from adam_jax.hyperparameters import transformation
+from adam_jax.mismatch import same_structure
 from adam_jax.ownership import Path, walk
 from adam_jax.parts import shape_of
 from adam_jax.sharding import specs as arithmetic
@@ -179,13 +180,10 @@ class Division:
         if self.specs is None:
             return [None] * len(jax.tree.leaves(params))
         prefix = jax.tree.map(_spec, self.specs, is_leaf=_is_spec)
-        try:
+        with same_structure("`specs` must be a prefix of the parameters"):
             full = jax.tree.map(
                 lambda s, part: jax.tree.map(lambda _: s, part), prefix, params, is_leaf=_is_spec
             )
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"`specs` must be a prefix of the parameters: {reason}") from None
         return jax.tree.leaves(full, is_leaf=_is_spec)
 
     def _own(self, path: Path, spec: Any, leaf: Any) -> Axes:
