@@ -706,7 +706,11 @@ BAD_ARGUMENTS = [
     ({"eps": "1e-8"}, TypeError, "`eps` must be a finite number >= 0, got '1e-8'"),
     ({"nesterov": 1}, TypeError, "`nesterov` must be True or False, got 1"),
     ({"mu_dtype": np.float32(0.5)}, TypeError, "`mu_dtype` must be float32, float64, bfloat16 or"),
-    ({"mu_dtype": jnp.ones(3)}, TypeError, "storage format, got float32[3]"),
+    (
+        {"mu_dtype": jnp.ones(3)},
+        TypeError,
+        "storage format such as storage.eight_bit(), got float32[3]",
+    ),
     ({"mu_dtype": jnp.int8}, ValueError, "`mu_dtype` must be float32, float64, bfloat16 or"),
     ({"nu_dtype": jnp.float16}, ValueError, "`nu_dtype` must be float32, float64, bfloat16 or"),
     ({"nu_dtype": jnp.float64}, ValueError, "float64 needs jax.config.update("),
