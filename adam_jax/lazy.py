@@ -132,30 +132,21 @@ class Lazy:
         """Adam's step on what is touched, after it has caught up."""
         if getattr(state, "_fields", None) != LazyAdamState._fields:
             raise TypeError(f"state must be LazyAdamState, got {type(state).__name__}")
-        tables = _moments(state.inner_state)
+        tables: Sequence[Any] = _moments(state.inner_state)
         part = touched(updates, tables[0], state.last)
         if params is None and self.rates.weight_decay is not None:
             raise ValueError("lazy_adam needs `params` to decay: update(updates, state, params)")
-        leaves = [None] * len(part.leaves)
-        if params is not None:
-            leaves = part.take(params, "the parameters")
         # A function is asked about whole parameters, and once.
         mask = self._mask(part, params)
-        moments, ways = self._caught_up(part, tables, leaves, state, mask)
-        with jax.numpy_dtype_promotion("standard"):
-            now = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
-            small = None if params is None else part.treedef.unflatten(now)
-            before = _with_moments(state.inner_state, map(part.treedef.unflatten, moments))
-            rows = frozenset(g.values.shape for g in part.gradients if is_rows(g))
-            adam = self._adam(part.shapes, mask, rows)
-            stepped = adam.update(part.values(), before, small, **extra_args)
-            steps = part.treedef.flatten_up_to(stepped[0])
-            steps = [u if way is None else u + way for u, way in zip(steps, ways, strict=True)]
-        new = [part.treedef.flatten_up_to(x) for x in _moments(stepped[1])]
-        whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
-        inner_state = _with_moments(stepped[1], whole)
-        last = part.put(state.last, _all_at(part, _count(inner_state)))
-        return part.like_given(steps), LazyAdamState(inner_state, last)
+        last, steps = state.last, []
+        for piece in part.pieces(*tables):
+            before = LazyAdamState(_with_moments(state.inner_state, tables), last)
+            step, inner_state = self._step(piece, before, params, mask, **extra_args)
+            steps.append(step)
+            pairs = zip(tables, _moments(inner_state), strict=True)
+            tables = [piece.put(x, part.treedef.flatten_up_to(new)) for x, new in pairs]
+            last = piece.put(last, _all_at(piece, _count(inner_state)))
+        return part.like_given(steps), LazyAdamState(_with_moments(inner_state, tables), last)
 
     def catch_up(
         self, params: optax.Params, state: Any, indices: Any = None
@@ -170,25 +161,47 @@ class Lazy:
         if self.mode == "none":
             return params, _replaced(state, LazyAdamState, lazy._replace(last=last))
         leaves = part.take(own)
-        new, ways = self._caught_up(part, tables, leaves, lazy, self._mask(part))
+        new, ways = self._caught_up(part, leaves, lazy, self._mask(part))
         with jax.numpy_dtype_promotion("standard"):
             moved = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
-        moved = [x.astype(p.dtype) for p, x in zip(leaves, moved, strict=True)]
+        pairs = zip(leaves, moved, strict=True)
+        moved = [None if p is None else x.astype(p.dtype) for p, x in pairs]
         whole = [part.put(*pair) for pair in zip(tables, new, strict=True)]
         caught_up = LazyAdamState(_with_moments(lazy.inner_state, whole), last)
         moved = beside(params, part.put(own, moved), lazy.last)
         return moved, _replaced(state, LazyAdamState, caught_up)
 
+    def _step(
+        self,
+        part: Touched,
+        state: LazyAdamState,
+        params: Any,
+        mask: Any,
+        **extra_args: Any,
+    ) -> tuple[list[Any], Any]:
+        """The updates of what is touched, and Adam's state of it."""
+        leaves = [None] * len(part.leaves)
+        if params is not None:
+            leaves = part.take(params, "the parameters")
+        moments, ways = self._caught_up(part, leaves, state, mask)
+        with jax.numpy_dtype_promotion("standard"):
+            now = [_sum(p, way) for p, way in zip(leaves, ways, strict=True)]
+            small = None if params is None else part.treedef.unflatten(now)
+            own = _with_moments(state.inner_state, map(part.treedef.unflatten, moments))
+            adam = self._adam(part.shapes, mask, part)
+            updates, inner_state = adam.update(part.values(), own, small, **extra_args)
+            pairs = zip(part.treedef.flatten_up_to(updates), ways, strict=True)
+            return [u if way is None else u + way for u, way in pairs], inner_state
+
     def _caught_up(
         self,
         part: Touched,
-        tables: Sequence[Any],
         leaves: Sequence[Any],
         state: LazyAdamState,
         mask: Any,
     ) -> tuple[list[list[Any]], list[Any]]:
         """The moments of what is touched as of the last step, and how far parameters have moved."""
-        mus, nus = [part.take(x) for x in tables]
+        mus, nus = [part.take(x) for x in _moments(state.inner_state)]
         ways: list[Any] = [None] * len(mus)
         if self.mode == "none":
             return [mus, nus], ways
@@ -214,10 +227,11 @@ class Lazy:
         return self.mask(part.described(params)) if callable(self.mask) else self.mask
 
     def _adam(
-        self, shapes: Shapes, mask: Mask, rows: frozenset[tuple[int, ...]] = frozenset()
+        self, shapes: Shapes, mask: Mask, part: Touched | None = None
     ) -> optax.GradientTransformationExtraArgs:
-        """Adam on parts of tables of these shapes; the parts have the shapes ``rows``."""
-        rule = AdamOfRows(**vars(self.rule), rows=rows)
+        """Adam on tables of these shapes, or on a part of them."""
+        rows = [] if part is None else [g.values.shape for g in part.gradients if is_rows(g)]
+        rule = AdamOfRows(**vars(self.rule), rows=frozenset(rows))
         direction = lift(rule, *[by_rows(x, shapes) for x in self.choices], seed=self.seed)
         decay = self.rates.weight_decay
         return descent(

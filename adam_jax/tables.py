@@ -5,8 +5,9 @@ formats and its checks are those of the whole.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any, Self
 
 import chex
 import jax
@@ -40,7 +41,8 @@ class Touched:
     Attributes:
       treedef: the tree's structure, in which `Rows` are leaves.
       leaves: the gradients as they came, with their paths.
-      gradients: the gradients; of tables they are `Rows`, distinct, and all of them if need be.
+      gradients: the gradients; of tables they are `Rows`, distinct, and all of them if need be;
+        ``None`` for a leaf that is left out.
       shapes: the shape of each table, by its path.
     """
 
@@ -49,10 +51,23 @@ class Touched:
     gradients: list[Any]
     shapes: Shapes
 
+    def pieces(self, *moments: chex.ArrayTree) -> list[Self]:
+        """The same in parts, to be touched one after another; what is no table is in the first.
+
+        Tables with moments in formats of few bits are in the first too: taking these out and
+        putting them back costs more a part than it saves.
+        """
+        stored = zip(*map(self.treedef.flatten_up_to, moments), strict=True)
+        each = [
+            g.pieces() if is_rows(g) and all(map(_is_wide, both)) else [g]
+            for g, both in zip(self.gradients, stored, strict=True)
+        ]
+        return [replace(self, gradients=list(turn)) for turn in zip_longest(*each)] or [self]
+
     def values(self) -> Any:
         """The gradients of what is touched, in float32 or wider."""
         values = [g.values if is_rows(g) else g for g in self.gradients]
-        return self.treedef.unflatten([decoded(jnp.asarray(x)) for x in values])
+        return self.treedef.unflatten([x if x is None else decoded(jnp.asarray(x)) for x in values])
 
     def take(self, tree: chex.ArrayTree, whose: str = "the state") -> list[Any]:
         """What is touched of each leaf of a tree of parameters or moments."""
@@ -61,7 +76,7 @@ class Touched:
             if is_rows(g):
                 _require_shape(path, x, self.shapes[_keystr(path)], whose)
         pairs = zip(self.gradients, found, strict=True)
-        return [gathered(x, g) if is_rows(g) else x for g, x in pairs]
+        return [gathered(x, g) if is_rows(g) else None if g is None else x for g, x in pairs]
 
     def described(self, params: optax.Params | None = None) -> Any:
         """The shapes of whole leaves, tables too; of the parameters, for their dtypes, if given."""
@@ -76,18 +91,20 @@ class Touched:
         """The tree with ``new`` in what is touched."""
         triples = zip(self.gradients, self.treedef.flatten_up_to(tree), new, strict=True)
         return self.treedef.unflatten(
-            [scattered(x, g, y) if is_rows(g) else y for g, x, y in triples]
+            [scattered(x, g, y) if is_rows(g) else x if g is None else y for g, x, y in triples]
         )
 
-    def like_given(self, steps: Sequence[Any]) -> Any:
-        """Updates of what is touched, as the gradients came: the same nodes and dtypes."""
+    def like_given(self, steps: Sequence[Sequence[Any]]) -> Any:
+        """Updates, from those of each piece, as the gradients came: the same nodes and dtypes."""
 
-        def one(leaf: tuple[Any, Any], g: Any, step: Any) -> Any:
-            step = narrow(step, jnp.result_type(leaf[1]))
-            return leaf[1].like(step, g) if is_rows(leaf[1]) else step
+        def one(given: Any, g: Any, *pieces: Any) -> Any:
+            there = [x for x in pieces if x is not None]
+            step = there[0] if len(there) == 1 else jnp.concatenate(there)
+            step = narrow(step, jnp.result_type(given))
+            return given.like(g.indices, step) if is_rows(given) else step
 
-        each = zip(self.leaves, self.gradients, steps, strict=True)
-        return self.treedef.unflatten([one(*x) for x in each])
+        each = zip(self.leaves, self.gradients, *steps, strict=True)
+        return self.treedef.unflatten([one(given, *x) for (_, given), *x in each])
 
 
 def touched(updates: optax.Updates, moments: chex.ArrayTree, last: chex.ArrayTree) -> Touched:
@@ -219,6 +236,10 @@ def _require_shape(path: Any, x: Any, shape: tuple[int, ...], whose: str) -> Non
     if tuple(x.shape) != shape:
         name = f"params{_keystr(path)}"
         raise ValueError(f"{name} has shape {x.shape} in {whose}; the state was built for {shape}")
+
+
+def _is_wide(stored: Any) -> bool:
+    return isinstance(stored, jax.Array | np.ndarray) and stored.dtype.itemsize >= 4
 
 
 def _masks(counts: Any) -> bool:
