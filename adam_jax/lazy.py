@@ -18,7 +18,7 @@ from jax import lax
 
 from adam_jax.decay import NO_DECAY, Mask, descent
 from adam_jax.mismatch import require_float, require_mask
-from adam_jax.rows import gathered, is_rows, require_auto
+from adam_jax.rows import gathered, is_rows, one_a_row, require_auto
 from adam_jax.rule import Coefficients
 from adam_jax.rules.adam import Adam
 from adam_jax.skipped import Rates, column, drift, left
@@ -300,7 +300,7 @@ def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array
     require_auto(f"params{_keystr(path)}", p)
     if 0 in leaf.shape:
         return jnp.zeros(leaf.shape[0], jnp.int32)
-    counter: jax.Array = full_beside(p[:, *[0] * (len(leaf.shape) - 1)], 0, jnp.int32)
+    counter: jax.Array = full_beside(one_a_row(p), 0, jnp.int32)
     return counter
 
 

@@ -6,7 +6,7 @@ An embedding of a million rows has, in a step, a gradient in some thousands of t
 those alone, so that nothing the size of the table is made, read or written.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from adam_jax.hyperparameters import brief, whole
 
@@ -42,8 +43,8 @@ class Rows:
     The index ``size`` is padding: such rows are dropped, whatever their values are. So is any other
     that is out of range, -1 too, where it is traced; where it is known it is an error.
 
-    Tables may be sharded on meshes with Auto axes; on Explicit ones, which `jax.make_mesh` makes
-    by default in newer JAX, they must be whole on each device.
+    Tables may be sharded, by rows and by columns, on meshes with Auto axes and, from JAX 0.10 on,
+    with Explicit ones. Each device then has all rows that are touched, of its own columns.
 
     Attributes:
       indices: integers of shape (k,), in any order.
@@ -101,10 +102,11 @@ class Rows:
           TypeError: indices or values are no arrays.
         """
         require_arrays("Rows", self)
+        indices, values = map(together, self._parts())
         if self.distinct:
-            indices, values = _wide(self.indices), self.values
+            indices = _wide(indices)
         else:
-            indices, values = _summed(self.size, self.indices, self.values)
+            indices, values = _summed(self.size, indices, values)
         return Rows(indices, values, self.size, distinct=True)
 
     def like(self, indices: jax.Array, values: jax.Array) -> "Rows":
@@ -120,7 +122,7 @@ class Rows:
         """
         count = self.indices.shape[0]
         n = min(_MOST, count, self.values.size * self.values.dtype.itemsize // _PIECE)
-        if n <= 1 or jax.default_backend() != "cpu" or any(map(is_explicit, self._parts())):
+        if n <= 1 or jax.default_backend() != "cpu":
             return [self]
         return [
             replace(self, indices=self.indices[a:b], values=self.values[a:b])
@@ -135,9 +137,11 @@ class Rows:
         with jax.numpy_dtype_promotion("standard"):
             if jnp.result_type(table, rows.values) == table.dtype and not _is_narrow(table):
                 sum_: jax.Array = table
+                rows = replace(rows, indices=together(rows.indices), values=together(rows.values))
                 for piece in rows.pieces():
                     values = piece.values.astype(table.dtype)
-                    sum_ = sum_.at[_unsigned(piece.indices)].add(values, mode="drop")
+                    place = _laid(spec_of(table), table, values)
+                    sum_ = sum_.at[_unsigned(piece.indices)].add(values, mode="drop", **place)
                 return sum_
             # In the wider dtype, and rounded once, as `optax.apply_updates` does with arrays.
             rows = rows.summed()
@@ -226,24 +230,44 @@ def require_in_range(name: str, indices: Any, size: int) -> None:
         raise IndexError(f"{name}: {rule}, got {known[tuple(place)]} at position {at}")
 
 
-def require_auto(name: str, table: Any, axes: int | None = None) -> None:
-    """Check that no axis of a table, or none of the first, is sharded on an Explicit mesh.
+def require_auto(name: str, *arrays: Any) -> None:
+    """Check that no array is sharded on an Explicit mesh, where JAX cannot be told how rows lie.
 
     Raises:
-      ValueError: one is: JAX wants to be told there where each row that is taken shall lie.
+      ValueError: one is.
     """
-    if is_explicit(table, axes):
-        spec = jax.typeof(table).sharding.spec
+    spec = next(filter(any, map(spec_of, arrays)), ())
+    if spec and jax.__version_info__ < (0, 10):
         raise ValueError(
             f"{name} is sharded on an Explicit mesh, as {spec}; rows are taken of tables on meshes"
-            " with Auto axes"
+            " with Auto axes, or with JAX 0.10 or newer"
         )
 
 
-def is_explicit(x: Any, axes: int | None = None) -> bool:
-    """Whether an axis of an array, or one of the first, is sharded on an Explicit mesh."""
-    spec = getattr(getattr(getattr(x, "aval", None), "sharding", None), "spec", ())
-    return any(spec[:axes])
+def spec_of(x: Any) -> tuple[Any, ...]:
+    """Over which axes of an Explicit mesh each axis of an array is sharded; ``None`` if over none.
+
+    >>> spec_of(np.zeros((3, 2)))
+    (None, None)
+    """
+    sharding = getattr(getattr(x, "aval", None), "sharding", None)
+    return tuple(getattr(sharding, "spec", None) or [None] * np.ndim(x))
+
+
+def _laid(spec: Sequence[Any], *arrays: Any) -> dict[str, Any]:
+    """How the result of a gather or a scatter shall lie, if one of its arrays is sharded so."""
+    meshes = [jax.typeof(x).sharding.mesh for x in arrays if any(spec_of(x))]
+    return {"out_sharding": NamedSharding(meshes[0], PartitionSpec(*spec))} if meshes else {}
+
+
+def together(x: jax.Array, axes: int = 1) -> jax.Array:
+    """An array of which each device of an Explicit mesh has all along the first axes."""
+    spec = spec_of(x)
+    if not any(spec[:axes]):
+        return x
+    laid = _laid([*[None] * axes, *spec[axes:]], x)
+    whole_: jax.Array = jax.sharding.reshard(x, laid["out_sharding"])
+    return whole_
 
 
 def map_values(f: Callable[..., Any], tree: chex.ArrayTree, *rest: chex.ArrayTree) -> Any:
@@ -289,6 +313,14 @@ def rows_of(tree: chex.ArrayTree, updates: chex.ArrayTree) -> Any:
     return jax.tree.map(one, updates, tree, is_leaf=lambda x: x is None or is_rows(x))
 
 
+def one_a_row(x: jax.Array) -> jax.Array:
+    """An array with an entry for each row of another, that lies as these do."""
+    x = jnp.asarray(x)
+    if any(spec_of(x)[1:]):  # of an axis sharded on an Explicit mesh JAX takes no single entry
+        return jnp.sum(x, axis=range(1, x.ndim))
+    return x[:, *[0] * (x.ndim - 1)]
+
+
 def gathered(table: chex.ArrayTree, rows: Rows) -> Any:
     """These rows of an array, or of each array of a node; 0 for what is padding."""
     return jax.tree.map(lambda x: taken(x, rows.indices), table)
@@ -300,8 +332,13 @@ def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
         return jnp.zeros((*indices.shape, *x.shape[1:]), x.dtype)
     x, places = jnp.asarray(x), _unsigned(indices)
     inside = places < x.shape[0]
+    spec = spec_of(indices)
+    taken_ = {name for axis in spec for name in _names(axis)}
+    spec += tuple(None if taken_ & _names(axis) else axis for axis in spec_of(x)[1:])
     # What JAX's own mode "fill" does, in less time on CPUs: that looks at each entry's index.
-    found = x.at[jnp.where(inside, places, 0)].get(mode="promise_in_bounds")
+    found = x.at[jnp.where(inside, places, 0)].get(
+        mode="promise_in_bounds", **_laid(spec, x, indices)
+    )
     kept = jnp.expand_dims(inside, range(indices.ndim, found.ndim))
     return jnp.where(kept, found, jnp.zeros([], x.dtype))
 
@@ -311,13 +348,19 @@ def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
     places = _unsigned(rows.indices)
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:
+        place = _laid(spec_of(x), x, y)
         if not _is_narrow(x):
-            return x.at[places].set(y, mode="drop")
+            return x.at[places].set(y, mode="drop", **place)
         # Few bits as integers: on CPUs XLA would make the whole table float32, and back.
         bits, row = (lax.bitcast_convert_type(z, f"uint{8 * x.dtype.itemsize}") for z in (x, y))
-        return lax.bitcast_convert_type(bits.at[places].set(row, mode="drop"), x.dtype)
+        return lax.bitcast_convert_type(bits.at[places].set(row, mode="drop", **place), x.dtype)
 
     return jax.tree.map(one, table, new)
+
+
+def _names(axis: Any) -> set[str]:
+    """The axes of a mesh over which an array's axis is sharded."""
+    return {axis} if isinstance(axis, str) else set(axis or ())
 
 
 def _is_narrow(x: jax.Array) -> bool:
@@ -353,5 +396,6 @@ def _summed(size: int, indices: jax.Array, values: jax.Array) -> tuple[jax.Array
     distinct = jnp.full_like(ordered, size).at[place].set(ordered)
     kept = (indices < size).reshape(-1, *[1] * (values.ndim - 1))
     terms = jnp.where(kept, values.astype(jnp.promote_types(values.dtype, jnp.float32)), 0)
-    sums = jnp.zeros_like(terms).at[jnp.searchsorted(distinct, indices)].add(terms)
+    sums = jnp.zeros(terms.shape, terms.dtype)
+    sums = sums.at[jnp.searchsorted(distinct, indices)].add(terms, **_laid(spec_of(terms), terms))
     return distinct, sums.astype(values.dtype)

@@ -45,14 +45,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """One worker for the tests of one member, or of one file (--dist loadgroup).
-
-    They share what they compile.
-    """
     for item in items:
         if item.name == "adam_jax.sharding.offload.offload" and not hasattr(jax, "memory"):
             item.add_marker(pytest.mark.skip(reason="this JAX cannot name the host's memory"))
-        item.add_marker(pytest.mark.xdist_group(member_of(item) or item.path.name))
     kept = list(items)
     if chosen := config.getoption("--members"):
         kept = [item for item in kept if member_of(item) in (None, *chosen.split(","))]

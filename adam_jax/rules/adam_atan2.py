@@ -12,6 +12,7 @@ keeps its phase.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar
 
 import jax
@@ -83,7 +84,8 @@ def _angle(y: jax.Array, x: jax.Array) -> jax.Array:
     height = jnp.abs(y)
     tangent = safe_divide(jnp.minimum(height, x), jnp.maximum(height, x))
     z = tangent * tangent
-    slope = z * jnp.polyval(jnp.asarray(_ATAN, y.dtype), z)
+    # Not by `jnp.polyval`, whose loop carries what has no Explicit mesh's sharding at first.
+    slope = z * reduce(lambda sum_, x: sum_ * z + x, _ATAN, jnp.zeros_like(z))
     flat = tangent + tangent * slope
     return jnp.copysign(jnp.where(height > x, jnp.asarray(math.pi / 2, y.dtype) - flat, flat), y)
 

@@ -235,9 +235,11 @@ def _pack(codes: jax.Array) -> jax.Array:
     """Two codes of 4 bits in a byte."""
     length = -(-codes.shape[-1] // 2)
     wide = _pad(codes.astype(jnp.uint32), 2 * length).reshape(*codes.shape[:-1], length, 2)
-    # As a sum, for XLA vectorises a reduction and not two slices.
+    # As a sum, for XLA vectorises a reduction and not two slices. And as a product, for on an
+    # Explicit mesh one cannot select from what is sharded by what is not.
     upper = lax.broadcasted_iota(jnp.int32, wide.shape, wide.ndim - 1) == 1
-    pairs = jnp.sum(jnp.where(upper, 16 * wide, wide), axis=-1, dtype=jnp.uint32)
+    place = jnp.where(upper, np.uint32(16), np.uint32(1))
+    pairs = jnp.sum(place * wide, axis=-1, dtype=jnp.uint32)
     return pairs.astype(jnp.uint8)
 
 
@@ -247,8 +249,8 @@ def _unpack(packed: jax.Array, size: int) -> jax.Array:
     # the codes are written once, a byte each, by a loop that is vectorised.
     shape = (*packed.shape, 2, 2)
     row, column = (lax.broadcasted_iota(jnp.uint8, shape, len(shape) - axis) for axis in (2, 1))
-    each = jnp.broadcast_to(packed[..., None, None], shape) >> (4 * column) & 15
-    diagonal = jnp.where(row == column, each, 0)
+    each = jnp.broadcast_to(packed[..., None, None], shape) >> (4 * column)
+    diagonal = each & jnp.where(row == column, np.uint8(15), np.uint8(0))
     pairs: jax.Array = lax.reduce(diagonal, np.uint8(0), lax.bitwise_or, (len(shape) - 1,))
     return pairs.reshape(*packed.shape[:-1], packed.shape[-1] * 2)[..., :size]
 
