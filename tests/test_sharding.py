@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from checks import assert_same_bits
-from family import FORMATS, mostly
+from family import FORMATS, MEMBERS, mostly
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from layouts import (
@@ -229,6 +229,36 @@ def test_blocks_across_shards_are_refused_where_axes_are_explicit():
         pytest.skip("this JAX does not know shardings as types")
     with pytest.raises(ValueError, match=r"whole blocks of eight_bit.* along axis 1 .* 5 elements"):
         optimizer("eight_bit").init(params)
+
+
+@pytest.mark.costly
+@pytest.mark.skipif(not hasattr(jax, "set_mesh"), reason="this JAX sets no mesh")
+@pytest.mark.parametrize("member", [name for name, m in MEMBERS.items() if not m.variant])
+def test_a_step_is_the_same_with_an_explicit_mesh_set(member):
+    """There what is made anew has the mesh in its type, and no axes of it."""
+    blocks = storage.four_bit(min_size=1, block_size=32)
+    settings = MEMBERS[member].settings | {"nu_dtype": blocks}
+    try:
+        tx = MEMBERS[member].optimizer(0.1, **settings)
+    except TypeError:  # it has no second moment
+        tx = MEMBERS[member].optimizer(0.1, **MEMBERS[member].settings, mu_dtype=blocks)
+    p, g = arrays(2, SHAPES)
+
+    def two_steps(p, g):
+        state = tx.init(p)
+        for _ in range(2):
+            updates, state = tx.update(g, state, p)
+            p = optax.apply_updates(p, updates)
+        return p
+
+    expected = jax.jit(two_steps)(p, g)
+    mesh = mesh_of((4, 2), "explicit")
+    layout = {name: NamedSharding(mesh, spec) for name, spec in MESHES["4x2"][1].items()}
+    with jax.set_mesh(mesh):
+        found = jax.jit(two_steps)(*(jax.device_put(tree, layout) for tree in (p, g)))
+    for name, leaf in found.items():
+        np.testing.assert_allclose(leaf, expected[name], rtol=1e-5, atol=1e-5)
+        assert leaf.sharding.is_equivalent_to(layout[name], leaf.ndim)
 
 
 def test_the_whole_parameter_decides_whether_it_is_quantised():
