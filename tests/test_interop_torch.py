@@ -70,6 +70,7 @@ def test_a_run_goes_on_in_float32(case):
     assert difference(*in_float32(case)) <= bound * BOUND["float32"]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("case", sorted(ROUNDED))
 def test_where_pytorch_rounds_ours_does_not(case):
     """The same float32 state and parameters, in float64: in that, ours is PyTorch's to 1e-14."""

@@ -114,6 +114,7 @@ def test_leaves_that_have_no_gradient(leaf, message):
         adam(1e-3).init(params)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "not"])
 def test_indices_of_few_bits_are_as_good_as_others(dtype, distinct):
@@ -126,6 +127,7 @@ def test_indices_of_few_bits_are_as_good_as_others(dtype, distinct):
     np.testing.assert_array_equal(lookup(table, jnp.array([1, 100], jnp.uint8)), table[:2])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("distinct", [True, False], ids=["distinct", "not"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("catch_up", ["none", "decay", "exact"])

@@ -68,6 +68,7 @@ def whole(catch_up):
     return descend(transformation(catch_up, tables=is_table))
 
 
+@pytest.mark.costly
 def test_a_step_in_pieces_is_the_step(whole, catch_up, in_pieces):
     """`whole` was computed before rows were cut, as fixtures are in the arguments' order."""
     del in_pieces

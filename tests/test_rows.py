@@ -274,6 +274,7 @@ def test_norms_clip_and_skip_sum_duplicates_first():
     assert int(after.inner_state.skipped_total) == 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("catch_up", ["none", "decay", "exact"])
 def test_skipped_steps_are_as_if_they_had_not_been(catch_up):
     lazy, p, g = lazy_adam(0.1, weight_decay=0.1, catch_up=catch_up), params(), gradients()

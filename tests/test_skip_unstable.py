@@ -80,6 +80,7 @@ def test_a_skipped_step_is_as_if_it_had_not_been(name, bad):
     assert_close(params, alone, rtol=2**-7 if low else 2e-5, atol=1e-6)
 
 
+@pytest.mark.costly
 @inners
 def test_unwrapped_it_would_be_poisoned(name):
     params = parameters(DTYPE.get(name, jnp.float32))

@@ -230,6 +230,7 @@ def guarded():
 METRICS = len(read_metrics(guarded().init(jnp.ones(2))))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("shape", [(), (128,), (METRICS,)], ids=["number", "window", "metrics"])
 def test_what_is_of_all_parameters_stays_beside_one_array_of_its_shape(shape):
     tx, params = guarded(), jnp.ones(shape)

@@ -153,6 +153,7 @@ def test_full_steps_of_accumulation_are_static():
 # --- micro-batches -------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["adamw", "optax.sgd", "a chain", "schedule_free"])
 def test_micro_batches_are_the_whole_batch(name):
     tx = OPTIMIZERS[name]()

@@ -47,6 +47,7 @@ WRAPPED = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("wrapped", WRAPPED.values(), ids=WRAPPED)
 def test_wrapper_gives_what_it_gives_around_optaxs(wrapped):
     params = parameters()
