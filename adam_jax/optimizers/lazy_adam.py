@@ -79,8 +79,8 @@ def lazy_adam(
 
     Raises:
       ValueError: an argument is out of its range; from ``update`` a gradient does not fit, or is
-        `Rows` where there is no table; from ``init`` a table is sharded on an Explicit mesh. The
-        error names the leaf.
+        `Rows` where there is no table; from ``init`` a table is sharded on an Explicit mesh,
+        before JAX 0.10. The error names the leaf.
       IndexError: a row's index is known, and out of range.
       TypeError: an argument is of the wrong kind, or a moment of a table is not stored by rows.
 
