@@ -18,7 +18,7 @@ from jax import lax
 
 from adam_jax.decay import NO_DECAY, Mask, descent
 from adam_jax.mismatch import require_float, require_mask
-from adam_jax.rows import gathered, is_rows, one_a_row, require_auto
+from adam_jax.rows import gathered, is_rows, one_a_row, require_takeable
 from adam_jax.rule import Coefficients
 from adam_jax.rules.adam import Adam
 from adam_jax.skipped import Rates, column, drift, left
@@ -139,7 +139,9 @@ class Lazy:
         # A function is asked about whole parameters, and once.
         mask = self._mask(part, params)
         last, steps = state.last, []
-        for piece in part.pieces(*tables):
+        # A schedule that the rows share is computed for all of them at once.
+        shared = self.mode == "exact" and self.rates.vary
+        for piece in [part] if shared else part.pieces(*tables):
             before = LazyAdamState(_with_moments(state.inner_state, tables), last)
             step, inner_state = self._step(piece, before, params, mask, **extra_args)
             steps.append(step)
@@ -297,7 +299,7 @@ def _never(is_table: Callable[[Any, Any], bool], path: Any, p: Any) -> jax.Array
         return None
     if not leaf.shape:
         raise ValueError(f"params{_keystr(path)} has no rows; `tables` takes it for a table")
-    require_auto(f"params{_keystr(path)}", p)
+    require_takeable(f"params{_keystr(path)}", p)
     if 0 in leaf.shape:
         return jnp.zeros(leaf.shape[0], jnp.int32)
     counter: jax.Array = full_beside(one_a_row(p), 0, jnp.int32)

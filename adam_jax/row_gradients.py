@@ -20,7 +20,7 @@ from jax import lax
 from adam_jax.hyperparameters import brief, flag, function
 from adam_jax.leaves import Predicate, is_embedding
 from adam_jax.mismatch import require_float
-from adam_jax.rows import Rows, integers, require_auto, require_in_range, taken, together
+from adam_jax.rows import Rows, integers, require_in_range, require_takeable, taken, together
 
 _keystr = jax.tree_util.keystr
 
@@ -97,7 +97,7 @@ def lookup(table: Any, indices: Any) -> jax.Array:
     Raises:
       IndexError: an index is known, and out of range.
       TypeError: indices are no integers, or the table is no array.
-      ValueError: the table has no rows; or it is sharded on an Explicit mesh, before JAX 0.10.
+      ValueError: the table has no rows, or these are sharded on an Explicit mesh before JAX 0.10.
 
     Example:
       >>> import jax.numpy as jnp
@@ -112,7 +112,7 @@ def lookup(table: Any, indices: Any) -> jax.Array:
         table = _table(table)
     indices = integers("`indices`", indices)
     name = table.name if isinstance(table, Table) else "lookup"
-    require_auto(name, table.array if isinstance(table, Table) else table, indices)
+    require_takeable(name, table.array if isinstance(table, Table) else table, axes=1)
     require_in_range(name, indices, table.shape[0])
     return table.look_up(indices) if isinstance(table, Table) else taken(table, indices)
 

@@ -21,8 +21,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from adam_jax.hyperparameters import brief, whole
 
-# Of how many bytes a piece of rows shall be, and how many there may be.
-_PIECE, _MOST = 2**18, 8
+# Of how many bytes a piece of rows shall be, how many there may be, and how many times larger.
+_PIECE, _MOST, _LARGEST = 2**18, 8, 4
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +103,7 @@ class Rows:
         """
         require_arrays("Rows", self)
         indices, values = map(together, self._parts())
-        if self.distinct:
+        if self.distinct or getattr(self, "_has_sums", False):
             indices = _wide(indices)
         else:
             indices, values = _summed(self.size, indices, values)
@@ -111,7 +111,10 @@ class Rows:
 
     def like(self, indices: jax.Array, values: jax.Array) -> "Rows":
         """Other values, at indices that are distinct; a node like this one."""
-        return Rows(indices, values, self.size, self.distinct)
+        rows = Rows(indices, values, self.size, self.distinct)
+        # Not of the node, which would be another one then; who sums these rows next need not.
+        object.__setattr__(rows, "_has_sums", True)
+        return rows
 
     def pieces(self) -> "list[Rows]":
         """The same in a few parts, of the same size or nearly so.
@@ -120,9 +123,11 @@ class Rows:
         another, for each stays in a core's cache from its first use to its last. Elsewhere there is
         one part, for each is some more kernels to start.
         """
-        count = self.indices.shape[0]
-        n = min(_MOST, count, self.values.size * self.values.dtype.itemsize // _PIECE)
-        if n <= 1 or jax.default_backend() != "cpu":
+        if jax.default_backend() != "cpu" or any(map(_is_symbolic, self.values.shape)):
+            return [self]
+        count, each = self.indices.shape[0], self.values.size * self.values.dtype.itemsize / _PIECE
+        n = min(_MOST, count, int(each))
+        if n <= 1 or each > _LARGEST * n:
             return [self]
         return [
             replace(self, indices=self.indices[a:b], values=self.values[a:b])
@@ -130,21 +135,20 @@ class Rows:
         ]
 
     def __radd__(self, table: Any) -> jax.Array:
-        require_arrays("Rows", self)
-        table, rows = jnp.asarray(table), self
+        table, rows = jnp.asarray(table), self.summed()
         if table.shape != self.shape:
             raise ValueError(f"rows of a table {self.shape} cannot be added to one {table.shape}")
         with jax.numpy_dtype_promotion("standard"):
             if jnp.result_type(table, rows.values) == table.dtype and not _is_narrow(table):
-                sum_: jax.Array = table
-                rows = replace(rows, indices=together(rows.indices), values=together(rows.values))
-                for piece in rows.pieces():
-                    values = piece.values.astype(table.dtype)
-                    place = _laid(spec_of(table), table, values)
-                    sum_ = sum_.at[_unsigned(piece.indices)].add(values, mode="drop", **place)
+                # At once, and not in pieces: XLA would then no longer see that parameters which
+                # a step reads are read before these are, and copy the table.
+                values = rows.values.astype(table.dtype)
+                place = _laid(spec_of(table), table, values)
+                sum_: jax.Array = table.at[_unsigned(rows.indices)].add(
+                    values, mode="drop", **place
+                )
                 return sum_
             # In the wider dtype, and rounded once, as `optax.apply_updates` does with arrays.
-            rows = rows.summed()
             new = gathered(table, rows) + rows.values
         wide: jax.Array = scattered(table, rows, new.astype(table.dtype))
         return wide
@@ -230,14 +234,14 @@ def require_in_range(name: str, indices: Any, size: int) -> None:
         raise IndexError(f"{name}: {rule}, got {known[tuple(place)]} at position {at}")
 
 
-def require_auto(name: str, *arrays: Any) -> None:
-    """Check that no array is sharded on an Explicit mesh, where JAX cannot be told how rows lie.
+def require_takeable(name: str, table: Any, axes: int | None = None) -> None:
+    """Check that rows can be taken of a table: that JAX can be told how they shall lie, if need be.
 
     Raises:
-      ValueError: one is.
+      ValueError: one of its axes, or of the first, is sharded on an Explicit mesh, before JAX 0.10.
     """
-    spec = next(filter(any, map(spec_of, arrays)), ())
-    if spec and jax.__version_info__ < (0, 10):
+    spec = spec_of(table)
+    if any(spec[:axes]) and jax.__version_info__ < (0, 10):
         raise ValueError(
             f"{name} is sharded on an Explicit mesh, as {spec}; rows are taken of tables on meshes"
             " with Auto axes, or with JAX 0.10 or newer"
@@ -266,8 +270,8 @@ def together(x: jax.Array, axes: int = 1) -> jax.Array:
     if not any(spec[:axes]):
         return x
     laid = _laid([*[None] * axes, *spec[axes:]], x)
-    whole_: jax.Array = jax.sharding.reshard(x, laid["out_sharding"])
-    return whole_
+    resharded: jax.Array = jax.sharding.reshard(x, laid["out_sharding"])
+    return resharded
 
 
 def map_values(f: Callable[..., Any], tree: chex.ArrayTree, *rest: chex.ArrayTree) -> Any:
@@ -317,7 +321,7 @@ def one_a_row(x: jax.Array) -> jax.Array:
     """An array with an entry for each row of another, that lies as these do."""
     x = jnp.asarray(x)
     if any(spec_of(x)[1:]):  # of an axis sharded on an Explicit mesh JAX takes no single entry
-        return jnp.sum(x, axis=range(1, x.ndim))
+        return jnp.any(jnp.signbit(x.real), axis=range(1, x.ndim)).astype(x.real.dtype)
     return x[:, *[0] * (x.ndim - 1)]
 
 
@@ -330,11 +334,14 @@ def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
     """Rows of an array; 0 for what is out of range, -1 too."""
     if x.shape[0] == 0:  # of which JAX takes nothing
         return jnp.zeros((*indices.shape, *x.shape[1:]), x.dtype)
+    if not indices.ndim:
+        found: jax.Array = taken(x, indices[None])[0]
+        return found
     x, places = jnp.asarray(x), _unsigned(indices)
     inside = places < x.shape[0]
     spec = spec_of(indices)
-    taken_ = {name for axis in spec for name in _names(axis)}
-    spec += tuple(None if taken_ & _names(axis) else axis for axis in spec_of(x)[1:])
+    used = {name for axis in spec for name in _names(axis)}
+    spec += tuple(None if used & _names(axis) else axis for axis in spec_of(x)[1:])
     # What JAX's own mode "fill" does, in less time on CPUs: that looks at each entry's index.
     found = x.at[jnp.where(inside, places, 0)].get(
         mode="promise_in_bounds", **_laid(spec, x, indices)
@@ -390,12 +397,16 @@ def _summed(size: int, indices: jax.Array, values: jax.Array) -> tuple[jax.Array
     """Distinct indices, ascending and then padding, and the sums of their values."""
     indices = _wide(indices)
     indices = jnp.where((indices < 0) | (indices >= size), size, indices).astype(jnp.int32)
-    # Sorting keys alone, and looking them up again, takes a third of the time of sorting pairs.
+    # On CPUs sorting keys, and looking these up, takes a third of the time of sorting pairs.
     ordered = jnp.sort(indices)
     place = jnp.cumsum(jnp.diff(ordered, prepend=-1) != 0) - 1
     distinct = jnp.full_like(ordered, size).at[place].set(ordered)
     kept = (indices < size).reshape(-1, *[1] * (values.ndim - 1))
     terms = jnp.where(kept, values.astype(jnp.promote_types(values.dtype, jnp.float32)), 0)
     sums = jnp.zeros(terms.shape, terms.dtype)
-    sums = sums.at[jnp.searchsorted(distinct, indices)].add(terms, **_laid(spec_of(terms), terms))
+    if _is_symbolic(indices.shape[0]):  # then JAX does not know how often to halve
+        places = jnp.zeros_like(place).at[jnp.argsort(indices)].set(place)
+    else:
+        places = jnp.searchsorted(distinct, indices)
+    sums = sums.at[places].add(terms, **_laid(spec_of(terms), terms))
     return distinct, sums.astype(values.dtype)

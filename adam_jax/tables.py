@@ -54,13 +54,14 @@ class Touched:
     def pieces(self, *moments: chex.ArrayTree) -> list[Self]:
         """The same in parts, to be touched one after another; what is no table is in the first.
 
-        Tables with moments in formats of few bits are in the first too: taking these out and
-        putting them back costs more a part than it saves.
+        So is a table of which all rows are given, as an array; or with moments in formats of few
+        bits, for taking these out and putting them back costs more a part than it saves. Outside of
+        `jax.jit` there is one part, for each would be a copy of the tables.
         """
         stored = zip(*map(self.treedef.flatten_up_to, moments), strict=True)
         each = [
-            g.pieces() if is_rows(g) and all(map(_is_wide, both)) else [g]
-            for g, both in zip(self.gradients, stored, strict=True)
+            g.pieces() if is_rows(given) and all(map(_is_wide, both)) else [g]
+            for (_, given), g, both in zip(self.leaves, self.gradients, stored, strict=True)
         ]
         return [replace(self, gradients=list(turn)) for turn in zip_longest(*each)] or [self]
 
@@ -239,7 +240,8 @@ def _require_shape(path: Any, x: Any, shape: tuple[int, ...], whose: str) -> Non
 
 
 def _is_wide(stored: Any) -> bool:
-    return isinstance(stored, jax.Array | np.ndarray) and stored.dtype.itemsize >= 4
+    """Whether it is traced, and of 32 bits or more."""
+    return isinstance(stored, jax.core.Tracer) and stored.dtype.itemsize >= 4
 
 
 def _masks(counts: Any) -> bool:

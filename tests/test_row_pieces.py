@@ -1,5 +1,7 @@
 """Rows in pieces, as many of them are stepped on: the same step."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 from checks import assert_same_bits
 from family import mostly
+from jax import export
 
 import adam_jax
 from adam_jax import Rows, rows, storage
@@ -81,18 +84,6 @@ def test_a_step_in_pieces_is_the_step(whole, catch_up, in_pieces):
     assert any(np.abs(fewer[name] - found[0][name]).max() > 0.05 for name in SIZES)
 
 
-@pytest.mark.parametrize("given", ["summed", "not summed"])
-def test_rows_are_added_in_pieces(given, in_pieces):
-    del in_pieces
-    table, added = params()["first"], next(stream(1))["first"]
-    expected = np.asarray(table, np.float64).copy()
-    for index, value in zip(*map(np.asarray, (added.indices, added.values)), strict=True):
-        if index < len(expected):
-            expected[index] += value
-    found = table + (added.summed() if given == "summed" else added)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-
-
 def test_pieces_are_as_large_as_a_cache_likes():
     def count(touched, width):
         many = Rows(jnp.arange(touched), jnp.ones((touched, width)), touched, distinct=True)
@@ -102,8 +93,8 @@ def test_pieces_are_as_large_as_a_cache_likes():
         return len(pieces)
 
     assert [count(10, 64), count(3_001, 64), count(10_001, 64)] == [1, 2, 8]
-    assert count(0, 4) == count(4, 0) == 1
-    assert count(1, 2**20) == 1
+    assert count(0, 4) == count(4, 0) == count(1, 2**20) == 1
+    assert [count(32_768, 64), count(32_769, 64)] == [8, 1]  # of more than 1 MiB a piece
 
 
 @pytest.mark.parametrize("name", ["eight_bit", "bfloat16", "float32"])
@@ -111,24 +102,80 @@ def test_only_wide_moments_are_taken_in_pieces(name, in_pieces):
     del in_pieces
     mu_dtype = {"eight_bit": storage.eight_bit(min_size=1)}.get(name, name)
     tx = transformation("decay", mu_dtype=mu_dtype, tables=is_table)
+    counts = dict.fromkeys(("bias", "first", "second"), 1)
+    if name == "float32":
+        counts |= {"first": 5, "second": 4}
+
+    def check(state, gradients, counts):
+        moments = state.inner_state[0]
+        part = touched(gradients, moments.mu, state.last)
+        pieces = part.pieces(moments.mu, moments.nu)
+        assert len(pieces) == max(counts.values())
+        for key, count in counts.items():
+            there = [part.treedef.unflatten(piece.gradients)[key] for piece in pieces]
+            assert [x is not None for x in there] == [i < count for i in range(len(pieces))]
+
     state, gradients = tx.init(params()), next(stream(1))
-    part = touched(gradients, state.inner_state[0].mu, state.last)
-    pieces = part.pieces(state.inner_state[0].mu, state.inner_state[0].nu)
-    counts = (
-        {"bias": 1, "first": 5, "second": 4} if name == "float32" else dict.fromkeys(gradients, 1)
-    )
-    for key, count in counts.items():
-        there = [part.treedef.unflatten(piece.gradients)[key] for piece in pieces]
-        assert [x is not None for x in there] == [i < count for i in range(len(pieces))]
-    assert len(pieces) == max(counts.values())
+    jax.eval_shape(partial(check, counts=counts), state, gradients)
+    check(state, gradients, dict.fromkeys(counts, 1))  # nothing is traced here
 
 
 def test_all_of_a_table_in_pieces_is_adam_to_the_bit(in_pieces):
     del in_pieces
     g = jnp.asarray(np.random.default_rng(2).normal(size=(40, 4)), jnp.float32)
     p = params()["first"]
-    found, expected = (
-        jax.jit(lambda g, p, tx=tx: tx.update(g, tx.init(p), p))(g, p)
-        for tx in (adam_jax.lazy_adam(0.1, tables=is_table), adam_jax.adam(0.1))
+    rows = Rows(jnp.arange(40), g, 40)
+    lazy, dense = adam_jax.lazy_adam(0.1, tables=is_table), adam_jax.adam(0.1)
+    found, _ = jax.jit(lambda g: lazy.update(g, lazy.init(p), p))(rows)
+    expected, _ = jax.jit(lambda g: dense.update(g, dense.init(p), p))(g)
+    assert_same_bits(found.values, expected)
+
+
+def step_of(tx, size):
+    def step(p, state, indices, values):
+        updates, state = tx.update(Rows(indices, values, size), state, p)
+        return optax.apply_updates(p, updates), state
+
+    return step
+
+
+@pytest.mark.parametrize("optioned", [False, True], ids=["default", "options"])
+@pytest.mark.parametrize("catch_up", mostly(("exact",), ["none", "decay", "exact"]))
+def test_no_table_is_copied(catch_up, optioned):
+    """A step on a twentieth of the rows, which decay too."""
+    if optioned and jax.__version_info__ < (0, 6):
+        pytest.skip("JAX has not all of the compiler's options")
+    size, touched_, width = 200_000, 10_000, 64
+    tx = transformation(catch_up, tables=is_table)
+    table = jax.ShapeDtypeStruct((size, width), jnp.float32)
+    rows_ = [((touched_,), jnp.int32), ((touched_, width), jnp.float32)]
+    arguments = table, jax.eval_shape(tx.init, table), *(jax.ShapeDtypeStruct(*x) for x in rows_)
+    options = adam_jax.compiler_options() if optioned else None
+    jitted = jax.jit(step_of(tx, size), donate_argnums=(0, 1), compiler_options=options)
+    temporaries = jitted.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    assert 0.05 < temporaries / (4 * size * width) < 0.4
+
+
+def test_how_many_rows_are_touched_may_be_left_open():
+    tx, table = transformation("exact", tables=is_table), params()["second"]
+    state = tx.init(table)
+    (k,) = export.symbolic_shape("k")
+    rows_ = jax.ShapeDtypeStruct((k,), jnp.int32), jax.ShapeDtypeStruct((k, 3), jnp.float32)
+    step = jax.jit(step_of(tx, len(table)))
+    exported = export.export(step)(table, state, *rows_)
+    for indices in ([2], [5, 1, 5, 9], range(9)):
+        arguments = table, state, jnp.array(indices, jnp.int32), jnp.ones((len(indices), 3))
+        found, expected = exported.call(*arguments), step(*arguments)
+        for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jit"])
+def test_it_is_the_sum_of_what_is_there_twice_that_is_added(compiled):
+    add = (
+        jax.jit(lambda table, rows: table + rows) if compiled else lambda table, rows: table + rows
     )
-    assert_same_bits(found[0], expected[0])
+    small = Rows(jnp.zeros(3, jnp.int32), jnp.full((3, 1), 3.0), 2)
+    np.testing.assert_array_equal(add(jnp.full((2, 1), 1e8), small), [[1e8 + 8], [1e8]])
+    large = Rows(jnp.zeros(2, jnp.int32), jnp.array([[1e10], [-1e10]]), 2)
+    np.testing.assert_array_equal(add(jnp.ones((2, 1)), large), jnp.ones((2, 1)))

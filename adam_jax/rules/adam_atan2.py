@@ -85,7 +85,7 @@ def _angle(y: jax.Array, x: jax.Array) -> jax.Array:
     tangent = safe_divide(jnp.minimum(height, x), jnp.maximum(height, x))
     z = tangent * tangent
     # Not by `jnp.polyval`, whose loop carries what has no Explicit mesh's sharding at first.
-    slope = z * reduce(lambda sum_, x: sum_ * z + x, _ATAN, jnp.zeros_like(z))
+    slope = z * reduce(lambda sum_, c: sum_ * z + c, _ATAN[1:], jnp.full_like(z, _ATAN[0]))
     flat = tangent + tangent * slope
     return jnp.copysign(jnp.where(height > x, jnp.asarray(math.pi / 2, y.dtype) - flat, flat), y)
 
