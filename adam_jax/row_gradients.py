@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from adam_jax.explicit import together
 from adam_jax.hyperparameters import brief, flag, function
 from adam_jax.leaves import Predicate, is_embedding
 from adam_jax.mismatch import require_float
-from adam_jax.rows import Rows, integers, require_in_range, require_takeable, taken, together
+from adam_jax.rows import Rows, integers, require_in_range, require_takeable, taken
 
 _keystr = jax.tree_util.keystr
 

@@ -6,7 +6,7 @@ An embedding of a million rows has, in a step, a gradient in some thousands of t
 those alone, so that nothing the size of the table is made, read or written.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export, lax
-from jax.sharding import NamedSharding, PartitionSpec
 
+from adam_jax.explicit import laid, names_of, spec_of, together
 from adam_jax.hyperparameters import brief, whole
 
 # Of how many bytes a piece of rows shall be, how many there may be, and how many times larger.
@@ -143,7 +143,7 @@ class Rows:
                 # At once, and not in pieces: XLA would then no longer see that parameters which
                 # a step reads are read before these are, and copy the table.
                 values = rows.values.astype(table.dtype)
-                place = _laid(spec_of(table), table, values)
+                place = laid(spec_of(table), table, values)
                 sum_: jax.Array = table.at[_unsigned(rows.indices)].add(
                     values, mode="drop", **place
                 )
@@ -248,32 +248,6 @@ def require_takeable(name: str, table: Any, axes: int | None = None) -> None:
         )
 
 
-def spec_of(x: Any) -> tuple[Any, ...]:
-    """Over which axes of an Explicit mesh each axis of an array is sharded; ``None`` if over none.
-
-    >>> spec_of(np.zeros((3, 2)))
-    (None, None)
-    """
-    sharding = getattr(getattr(x, "aval", None), "sharding", None)
-    return tuple(getattr(sharding, "spec", None) or [None] * np.ndim(x))
-
-
-def _laid(spec: Sequence[Any], *arrays: Any) -> dict[str, Any]:
-    """How the result of a gather or a scatter shall lie, if one of its arrays is sharded so."""
-    meshes = [jax.typeof(x).sharding.mesh for x in arrays if any(spec_of(x))]
-    return {"out_sharding": NamedSharding(meshes[0], PartitionSpec(*spec))} if meshes else {}
-
-
-def together(x: jax.Array, axes: int = 1) -> jax.Array:
-    """An array of which each device of an Explicit mesh has all along the first axes."""
-    spec = spec_of(x)
-    if not any(spec[:axes]):
-        return x
-    laid = _laid([*[None] * axes, *spec[axes:]], x)
-    resharded: jax.Array = jax.sharding.reshard(x, laid["out_sharding"])
-    return resharded
-
-
 def map_values(f: Callable[..., Any], tree: chex.ArrayTree, *rest: chex.ArrayTree) -> Any:
     """`jax.tree.map`, to which `Rows` are one leaf: ``f`` is given their values, and changes them.
 
@@ -340,11 +314,11 @@ def taken(x: jax.Array, indices: jax.Array) -> jax.Array:
     x, places = jnp.asarray(x), _unsigned(indices)
     inside = places < x.shape[0]
     spec = spec_of(indices)
-    used = {name for axis in spec for name in _names(axis)}
-    spec += tuple(None if used & _names(axis) else axis for axis in spec_of(x)[1:])
+    used = {name for axis in spec for name in names_of(axis)}
+    spec += tuple(None if used & {*names_of(axis)} else axis for axis in spec_of(x)[1:])
     # What JAX's own mode "fill" does, in less time on CPUs: that looks at each entry's index.
     found = x.at[jnp.where(inside, places, 0)].get(
-        mode="promise_in_bounds", **_laid(spec, x, indices)
+        mode="promise_in_bounds", **laid(spec, x, indices)
     )
     kept = jnp.expand_dims(inside, range(indices.ndim, found.ndim))
     return jnp.where(kept, found, jnp.zeros([], x.dtype))
@@ -355,7 +329,7 @@ def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
     places = _unsigned(rows.indices)
 
     def one(x: jax.Array, y: jax.Array) -> jax.Array:
-        place = _laid(spec_of(x), x, y)
+        place = laid(spec_of(x), x, y)
         if not _is_narrow(x):
             return x.at[places].set(y, mode="drop", **place)
         # Few bits as integers: on CPUs XLA would make the whole table float32, and back.
@@ -363,11 +337,6 @@ def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
         return lax.bitcast_convert_type(bits.at[places].set(row, mode="drop", **place), x.dtype)
 
     return jax.tree.map(one, table, new)
-
-
-def _names(axis: Any) -> set[str]:
-    """The axes of a mesh over which an array's axis is sharded."""
-    return {axis} if isinstance(axis, str) else set(axis or ())
 
 
 def _is_narrow(x: jax.Array) -> bool:
@@ -408,5 +377,5 @@ def _summed(size: int, indices: jax.Array, values: jax.Array) -> tuple[jax.Array
         places = jnp.zeros_like(place).at[jnp.argsort(indices)].set(place)
     else:
         places = jnp.searchsorted(distinct, indices)
-    sums = sums.at[places].add(terms, **_laid(spec_of(terms), terms))
+    sums = sums.at[places].add(terms, **laid(spec_of(terms), terms))
     return distinct, sums.astype(values.dtype)

@@ -17,6 +17,7 @@ PACKAGE = Path(adam_jax.__file__).parent
 
 # Who may import whom: each layer those before it, and, where marked, itself.
 LAYERS = [
+    "explicit",
     "hyperparameters",
     "rule",
     "rows",

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
 
+from adam_jax.explicit import laid
 from adam_jax.norms import precision
 from adam_jax.rule import safe_divide, spread
 from adam_jax.rules.adam import Adam
@@ -141,21 +141,13 @@ def _entries(u: jax.Array, mu: Any, nu: Any, most: int) -> tuple[jax.Array, ...]
 
 def _thinned(x: jax.Array, most: int) -> jax.Array:
     """About so many entries of an array, evenly spaced, as a vector."""
-    where = _everywhere(x)
+    where = laid((), x)  # of what is taken of several shards each device has all
     if x.size <= most and not where:
         return x.reshape(-1)
     # Gathered by their places: of shards that is one sum over devices, where a slice of the array
     # as a vector would bring together all of it.
     places = np.unravel_index(np.arange(0, x.size, _step(x.shape, most)), x.shape)
     return x.at[places].get(mode="promise_in_bounds", **where)
-
-
-def _everywhere(x: jax.Array) -> dict[str, Any]:
-    """Where what is taken of several shards shall lie, which on an Explicit mesh one has to say."""
-    sharding = getattr(getattr(x, "aval", None), "sharding", None)
-    if sharding is None or not any(getattr(sharding, "spec", ())):
-        return {}
-    return {"out_sharding": NamedSharding(sharding.mesh, PartitionSpec())}
 
 
 def _step(shape: tuple[int, ...], most: int) -> int:

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from adam_jax.diagnostics import require_arrays
+from adam_jax.explicit import spec_of
 from adam_jax.hyperparameters import transformation
 from adam_jax.ownership import Path, walk
 from adam_jax.parts import shape_of
@@ -106,8 +107,8 @@ def sharding_of(leaf: Any) -> Any:
         return lying[id(leaf)][1]
     if isinstance(leaf, jax.core.Tracer):
         # An Explicit mesh is in the type.
-        sharding = getattr(getattr(leaf, "aval", None), "sharding", None)
-        return sharding if any(getattr(sharding, "spec", ())) else None
+        aval: Any = leaf.aval
+        return aval.sharding if any(spec_of(leaf)) else None
     return getattr(leaf, "sharding", None)
 
 

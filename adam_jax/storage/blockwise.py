@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from adam_jax.explicit import shards
 from adam_jax.hyperparameters import brief, one_of, whole
 from adam_jax.rule import Moment
 from adam_jax.storage.code_book import CodeBook, most
@@ -144,14 +145,10 @@ class Blockwise(Format):
 
     def _require_whole_blocks(self, x: jax.Array, tail: Shape) -> None:
         # Only the axes of an Explicit mesh are in a type. Along others XLA gathers what it needs.
-        sharding = getattr(getattr(x, "aval", None), "sharding", None)
-        if sharding is None or not tail:
+        if not tail:
             return
         axis = x.ndim - len(tail)
-        names = (*sharding.spec, *[None] * x.ndim)[axis] or ()
-        parts = math.prod(
-            sharding.mesh.shape[name] for name in ([names] if isinstance(names, str) else names)
-        )
+        parts = shards(x, axis)
         if _cuts(x.shape[axis], parts, self.block_size):
             part = x.shape[axis] // parts
             raise ValueError(
