@@ -11,6 +11,7 @@ The others are asked for by name:
     proximal                        (p + u) / (1 + learning_rate * rate) - p
     by_schedule                     u - schedule(count) * rate * p
     independent                     u - rate * p
+    in_place                        u - learning_rate * rate * p, rounded as elsewhere
 
 Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101,
 tell l2 (their equation 1 and Algorithm 2's first line) from decoupled decay, which in their
@@ -28,7 +29,8 @@ from typing import Any, TypeAlias
 import jax
 import optax
 
-from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
+from adam_jax.hyperparameters import Scalar, Schedule, flag, is_zero, scalar_or_schedule
+from adam_jax.in_place import in_place as in_parameters
 from adam_jax.mismatch import require_mask
 from adam_jax.states import where_moving, with_gradient
 from adam_jax.transform import full_precision
@@ -45,7 +47,7 @@ class Decay(ABC):
     rate: Rate
 
     def __post_init__(self) -> None:
-        forms = (l2, by_learning_rate, proximal, by_schedule, independent)
+        forms = (l2, by_learning_rate, proximal, by_schedule, independent, in_place)
         if any(self.rate is form for form in forms):
             made = getattr(self.rate, "__name__", "")
             raise TypeError(
@@ -112,6 +114,22 @@ class _Independent(Decay):
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
         lost = _added(_product(lambda x: -x, self.rate, self.schedule), mask)
         return *direction, optax.scale_by_learning_rate(learning_rate), lost
+
+
+@dataclass(frozen=True)
+class InPlace(Decay):
+    """What `in_place` makes. A rule may then leave the terms of its direction apart."""
+
+    penalty: Rate
+    factor: bool
+
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        """One of all: what shrinks parameters comes before the others, which see them shrunk."""
+        before = NO_DECAY if is_zero(self.penalty) else l2(self.penalty)
+        step = optax.chain(*before.stages(direction, learning_rate, mask))
+        lost = _product(lambda x: -x, learning_rate, self.rate)
+        shrink = optax.identity() if is_zero(self.rate) else _added(lost, mask)
+        return (in_parameters(step, optax.with_extra_args_support(shrink), self.factor),)
 
 
 def l2(rate: Rate) -> Decay:
@@ -187,6 +205,33 @@ def independent(rate: Rate) -> Decay:
       -0.0200
     """
     return _Independent(rate, 1.0)
+
+
+def in_place(rate: Rate, penalty: Rate = 0.0, factor: bool = True) -> Decay:
+    """As in PyTorch and Keras, which change parameters in place and round them each time.
+
+    ``factor * p + u``, where the factor ``1 - learning_rate * rate``, the product and the sum are
+    rounded; of `nadam` with ``momentum_decay`` u is two terms, added one after the other. In
+    float32 a run that moves from PyTorch so goes on to its last digit or the one before; with
+    `by_learning_rate`, which is nearer to exact, it parts by 2e-6 of a parameter in 100 steps.
+
+    Args:
+      rate: as of `by_learning_rate`. Of a ``learning_rate * rate`` below 3e-8 nothing is left.
+      penalty: as of `l2`, besides.
+      factor: whether there is one, as in PyTorch; else ``p - learning_rate * rate * p`` is rounded,
+        as in Keras.
+
+    Example:
+      >>> import adam_jax, jax.numpy as jnp
+      >>> p, g = jnp.array(2.0), jnp.array(0.0)
+      >>> for rate in (0.5, 2e-7):
+      ...     tx = adam_jax.adamw(0.1, weight_decay=in_place(rate))
+      ...     print(f"{tx.update(g, tx.init(p), p)[0]:.4f}")
+      -0.1000
+      0.0000
+    """
+    penalty = scalar_or_schedule("penalty", penalty)
+    return InPlace(rate, penalty, flag("factor", factor))
 
 
 #: For who has none: its optimizers want no parameters, and their state is Optax's.

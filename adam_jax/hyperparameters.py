@@ -290,7 +290,7 @@ def optional_steps(name: str, value: Any) -> int | None:
     return None if value is None else whole(name, value, rule, lambda n: n > 0)
 
 
-def is_zero(value: Scalar) -> bool:
+def is_zero(value: Scalar | Schedule) -> bool:
     """Whether it is known to be 0, so that what it adds can be left out of the program."""
     return not isinstance(value, DYNAMIC) and value == 0
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias, get_type_hints
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from adam_jax.hyperparameters import DYNAMIC, Scalar, is_positive
@@ -39,6 +40,12 @@ class Moment(NamedTuple):
     blocked: bool = False
     gradient: bool = False
     average: bool = True
+
+
+class Terms(NamedTuple):
+    """A direction as terms that stay apart, for `decay.in_place`, which adds them up."""
+
+    terms: tuple[jax.Array, ...]
 
 
 class Rule(ABC):
@@ -161,6 +168,11 @@ def debias(b: Scalar, t: jax.Array) -> jax.Array:
         # The plain form is exact enough where b is small, and has a derivative at 0.
         return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * log(b)))
     return -jnp.expm1(t * log(b))
+
+
+def rounded(b: Scalar, dtype: Any) -> Scalar:
+    """A hyperparameter as an array of this dtype has it."""
+    return jnp.asarray(b, dtype) if isinstance(b, DYNAMIC) else float(np.asarray(b, dtype))
 
 
 def log(b: Scalar) -> Scalar:

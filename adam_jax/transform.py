@@ -233,7 +233,7 @@ def _update_leaf(
         bits = random_bits(fold(word, slot), x.shape) if by_chance else None
         encoded.append(storage.encode(x, moment, bits))
     as_before = jax.tree.map(lambda new, old: new.astype(old.dtype), tuple(encoded), stored)
-    return narrow(direction, g.dtype), *as_before
+    return jax.tree.map(lambda u: narrow(u, g.dtype), direction), *as_before
 
 
 def columns(treedef: Any, rows: Sequence[tuple[Any, ...]], width: int) -> list[Any]:

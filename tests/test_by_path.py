@@ -58,12 +58,15 @@ FORMS = {
     "proximal": decay.proximal,
     "by_schedule": lambda rate: decay.by_schedule(rate, lambda count: 1 / (1 + count)),
     "independent": decay.independent,
+    "in_place": decay.in_place,
 }
 
 
 def expected_of(form, params, stream, lr, decay_factor, lr_factor=1.0):
     """Float64: the whole step of each form, times the factor of the learning rate."""
-    settings = {"weight_decay": WD * decay_factor, "form": form}
+    # In place differs by what is rounded.
+    named = "by_learning_rate" if form == "in_place" else form
+    settings = {"weight_decay": WD * decay_factor, "form": named}
     settings["schedule"] = lambda count: 1 / (1 + count)
     if form == "l2":
         settings["learning_rate"] = lambda count: lr(count) * lr_factor

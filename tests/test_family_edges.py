@@ -63,6 +63,7 @@ DECAYS = {
     "schedule": decay.by_schedule(0.1, lambda _: 0.5),
     "independent": decay.independent(0.1),
     "proximal": decay.proximal(0.1),
+    "in_place": decay.in_place(0.1),
 }
 
 

@@ -16,7 +16,7 @@ TRACES = load(FOLDER / "keras.npz").first_array()
 AT = TRACES.about["states"]["at"]
 NAMES = {"w": "w"}
 # Of every entry, at every recorded step of the next 100, relative to itself.
-BOUND = {"float64": 1e-12, "float32": 1e-5}
+BOUND = {"float64": 1e-12, "float32": 1e-6}
 SCALARS = ("iteration", "learning_rate", "variable")
 
 

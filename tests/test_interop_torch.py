@@ -1,8 +1,6 @@
 """States of PyTorch's optimizers move in and out, and runs go on: against its traces."""
 
 import copy
-import dataclasses
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +19,6 @@ AT = TRACES.about["states"]["at"]
 NAMES = {"w": 0}
 # Of every entry, at every recorded step of the next 100, relative to itself.
 BOUND = {"float64": 1e-12, "float32": 1e-6}
-# PyTorch rounds 1 - lr * weight_decay, in every step the same way, and NAdam's product of momenta.
-ROUNDED = {
-    *("Adam-decoupled", "AdamW", "AdamW-decay", "AdamW-amsgrad", "AdamW-schedule"),
-    *("NAdam-l2", "NAdam-decoupled", "RAdam-decoupled"),
-}
 
 
 def state_dict(case, dtype):
@@ -52,43 +45,11 @@ def going_on(case, dtype, spoil=lambda entry: None):
         return continued(tx, state, TRACES, (case, dtype))
 
 
-@cache
-def in_float32(case):
-    return going_on(case, "float32")
-
-
 @pytest.mark.costly
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_goes_on_in_float64(case):
-    assert difference(*going_on(case, "float64")) <= BOUND["float64"]
-
-
-@pytest.mark.costly
-@pytest.mark.parametrize("case", CASES)
-def test_a_run_goes_on_in_float32(case):
-    bound = 2.5 if case in ROUNDED else 1
-    assert difference(*in_float32(case)) <= bound * BOUND["float32"]
-
-
-@pytest.mark.costly
-@pytest.mark.parametrize("case", sorted(ROUNDED))
-def test_where_pytorch_rounds_ours_does_not(case):
-    """The same float32 state and parameters, in float64: in that, ours is PyTorch's to 1e-14."""
-    wide = dataclasses.replace(
-        TRACES,
-        parameters={(case, "float64"): TRACES.parameters[case, "float32"].astype("float64")},
-    )
-    with configured({"jax_enable_x64": True}):
-        tx, params = call(like_torch, TRACES.cases[case]), params_at(case, "float32")
-        moving, params = jax.tree.map(
-            lambda x: np.float64(x) if hasattr(x, "dtype") else x,
-            (state_dict(case, "float32"), params),
-        )
-        state = from_torch(moving, tx, params, NAMES)
-        exact, _ = continued(tx, state, wide, (case, "float64"))
-    ours, theirs = (x.astype("float64") for x in in_float32(case))
-    assert difference(ours, exact) <= BOUND["float32"]
-    assert difference(theirs, exact) > difference(ours, exact)
+def test_a_run_goes_on(case, dtype):
+    assert difference(*going_on(case, dtype)) <= BOUND[dtype]
 
 
 SPOILED = {
@@ -136,4 +97,5 @@ def test_a_schedule_goes_on():
     params = params_at(case, "float32")
     state = from_torch(state_dict(case, "float32"), tx, params, NAMES)
     counts = [int(x) for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.integer)]
-    assert counts == [AT, AT]
+    assert counts
+    assert set(counts) == {AT}

@@ -33,6 +33,7 @@ LAYERS = [
     "diagnostics",
     "leaves",
     "row_gradients",
+    "in_place",
     "decay",
     "tables",
     "lazy",

@@ -12,7 +12,9 @@ Momentum into Adam", Algorithm 2, with a constant b1 and without its extra facto
 
 Both corrections are moved to scalars, as section 2 of the paper suggests: numerator and denominator
 are multiplied by sqrt(1 - b2**t), which changes nothing but the work. With ``eps_hat`` eps and
-eps_root are not: that is the paper's "epsilon hat", TensorFlow's and Keras's.
+eps_root are not: that is the paper's "epsilon hat", TensorFlow's and Keras's. With
+``rounded_rates`` the b1 and b2 in them are rounded to float32, as by Keras: at b2 = 0.999 the mean
+square is then corrected by up to 1.3e-5 too much.
 """
 
 from collections.abc import Mapping
@@ -24,7 +26,7 @@ import jax.numpy as jnp
 from optax import ScaleByAdamState
 
 from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, Scalar, is_zero
-from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, quotient, root, square
+from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, quotient, root, rounded, square
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class AdamBase(Rule):
     eps_hat: Flag = False
     bias_correction_mu: Flag = True
     bias_correction_nu: Flag = True
+    rounded_rates: Flag = False
 
     State: ClassVar = ScaleByAdamState
     moments: ClassVar[Mapping[str, Moment]] = {"mu": Moment(), "nu": Moment(signed=False)}
@@ -55,14 +58,18 @@ class AdamBase(Rule):
     def factors(self, t: jax.Array) -> tuple[Scalar, Scalar]:
         """What mu and g are multiplied by for the mean gradient."""
         if not self.nesterov:
-            return (1 / debias(self.b1, t) if self.bias_correction_mu else 1.0), 0.0
+            return (1 / self.debias(self.b1, t) if self.bias_correction_mu else 1.0), 0.0
         if not self.bias_correction_mu:
             return self.b1, 1 - self.b1
-        return self.b1 / debias(self.b1, t + 1), (1 - self.b1) / debias(self.b1, t)
+        return self.b1 / self.debias(self.b1, t + 1), (1 - self.b1) / self.debias(self.b1, t)
 
     def correction(self, t: jax.Array) -> jax.Array:
         """What nu is divided by."""
-        return debias(self.b2, t) if self.bias_correction_nu else jnp.ones_like(t)
+        return self.debias(self.b2, t) if self.bias_correction_nu else jnp.ones_like(t)
+
+    def debias(self, b: Scalar, t: jax.Array) -> jax.Array:
+        """``1 - b**t``."""
+        return debias(rounded(b, t.dtype) if self.rounded_rates else b, t)
 
     def mean(self, c: Coefficients, g: jax.Array, mu: jax.Array) -> jax.Array:
         """The mean gradient, corrected, and with ``nesterov`` looking ahead."""

@@ -11,19 +11,20 @@ whose ``momentum_decay`` is 4e-3 as in the paper, and in Keras, where it is 1, m
 with b1. Without one b1_t is b1, as in Optax, and that is `adam` with ``nesterov``.
 
 Others keep the product in their state. Here it is computed from t alone, so that the state is
-Adam's: log(1 - x) is expanded, and the powers of 0.96 in each term are a geometric series.
+Adam's: log(1 - x) is expanded, and the powers of 0.96 in each term are a geometric series. With
+``rounded_rates`` all that is made of b1 and b2 is of them rounded to float32, as in Keras's Nadam.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from adam_jax.hyperparameters import Scalar, optional_nonnegative
-from adam_jax.rule import log
+from adam_jax.hyperparameters import Flag, Scalar, optional_nonnegative
+from adam_jax.rule import Coefficients, Terms, log, quotient, rounded
 from adam_jax.rules.adam import Adam
 
 _LOG = math.log(0.96)
@@ -35,6 +36,14 @@ class NAdam(Adam):
     """NAdam, with the momentum's schedule or without."""
 
     momentum_decay: Annotated[Scalar | None, optional_nonnegative] = None
+    apart: Flag = False
+
+    def astype(self, dtype: Any) -> Self:
+        """As of every rule, and with ``rounded_rates`` b1 and b2 in ``dtype`` too."""
+        rule = super().astype(dtype)
+        if not self.rounded_rates:
+            return rule
+        return replace(rule, b1=rounded(rule.b1, dtype), b2=rounded(rule.b2, dtype))
 
     def factors(self, t: jax.Array) -> tuple[Scalar, Scalar]:
         """What mu and g are multiplied by for the mean gradient."""
@@ -44,6 +53,14 @@ class NAdam(Adam):
         ahead = self.b1 * (1 - jnp.exp(-rate * (t + 1)) / 2)
         rest = (1 - self.b1) + self.b1 * jnp.exp(-rate * t) / 2  # one less today's momentum
         return ahead / _debias(self.b1, rate, t + 1), rest / _debias(self.b1, rate, t)
+
+    def direction(self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array) -> Any:
+        """The direction; with ``apart`` that of the gradient, and then that of the mean."""
+        if not self.apart:
+            return super().direction(c, g, mu, nu)
+        of_mu, of_g, *_ = c
+        size = self.size(c, nu)
+        return Terms(tuple(quotient(x, size, self.eps) for x in (of_g * g, of_mu * mu)))
 
     def __post_init__(self) -> None:
         super().__post_init__()

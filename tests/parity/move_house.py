@@ -29,6 +29,7 @@ from adam_jax.interop.torch import from_torch, to_torch
 from adam_jax.interop.torch_files import read_torch, write_torch
 
 AT, NEXT = 100, 100
+BOUND = {"float64": 1e-12, "float32": 1e-6}
 Result = tuple[str, float, float]  # what, how far it is off, and how far it may be
 
 
@@ -62,9 +63,7 @@ def cases(framework: str) -> Iterator[tuple[str, str, Case, Any, Any]]:
             yield name, dtype, case, *(split(x.astype(dtype), traces.about["shapes"]) for x in both)
 
 
-def moved_out(
-    framework: str, module: Any, leave: Callable[..., Any], bound: dict[str, float]
-) -> Iterator[Result]:
+def moved_out(framework: str, module: Any, leave: Callable[..., Any]) -> Iterator[Result]:
     """Every case runs here, moves out, and goes on in both."""
     for name, dtype, case, params, gradients in cases(framework):
         tx = call(module, case)
@@ -73,7 +72,7 @@ def moved_out(
         moved, state = descend(tx, start, tx.init(start), first)
         ours, _ = descend(tx, moved, state, then)
         theirs = leave(case, dtype, state, moved, then)
-        yield f"{framework} {name} {dtype}: next {NEXT} steps", apart(ours, theirs), bound[dtype]
+        yield f"{framework} {name} {dtype}: next {NEXT} steps", apart(ours, theirs), BOUND[dtype]
 
 
 def into_torch(case: Case, dtype: str, state: Any, params: Any, gradients: Any) -> Any:
@@ -186,15 +185,13 @@ def main() -> int:
     chosen = parser.parse_args()
     results: list[Iterator[Result]] = []
     if chosen.torch:
-        bound = {"float64": 1e-12, "float32": 2.5e-6}  # float32: see test_interop_torch.py
         results += [
-            moved_out("torch", like_torch, into_torch, bound),
+            moved_out("torch", like_torch, into_torch),
             with_tensors(),
             with_sparse(),
         ]
     if chosen.keras:
-        bound = {"float64": 1e-12, "float32": 1e-5}
-        results += [moved_out("keras", like_keras, into_keras, bound)]
+        results += [moved_out("keras", like_keras, into_keras)]
     failed = 0
     for result in results:
         for what, off, bound in result:
