@@ -26,13 +26,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import jax
 import optax
 
+from adam_jax import decay_stages
 from adam_jax.hyperparameters import Scalar, Schedule, flag, is_zero, scalar_or_schedule
-from adam_jax.in_place import in_place as in_parameters
 from adam_jax.mismatch import require_mask
-from adam_jax.states import where_moving, with_gradient
 from adam_jax.transform import full_precision
 
 Rate: TypeAlias = Scalar | Schedule
@@ -77,14 +75,14 @@ class _NoDecay(Decay):
 @dataclass(frozen=True)
 class _L2(Decay):
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        added = _added(self.rate, mask)
+        added = decay_stages.added(self.rate, mask)
         return added, *direction, optax.scale_by_learning_rate(learning_rate)
 
 
 @dataclass(frozen=True)
 class _ByLearningRate(Decay):
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        added = _added(self.rate, mask)
+        added = decay_stages.added(self.rate, mask)
         first, *others = direction
         return first, added, *others, optax.scale_by_learning_rate(learning_rate)
 
@@ -96,15 +94,15 @@ class _OfStepped(Decay):
     divisor: Callable[[Any], Any]
 
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        lost = _product(lambda x: -x / self.divisor(x), learning_rate, self.rate)
-        both = _product(lambda x: x, learning_rate, self.rate)
+        lost = decay_stages.product(lambda x: -x / self.divisor(x), learning_rate, self.rate)
+        both = decay_stages.product(lambda x: x, learning_rate, self.rate)
 
         def growth(factor: Any, count: Any) -> Any:
             x = both(count) if callable(both) else both
             return factor * self.divisor(x) / self.divisor(factor * x)
 
         step = optax.scale_by_learning_rate(learning_rate)
-        return *direction, step, _of_stepped(_added(lost, mask, growth))
+        return *direction, step, decay_stages.of_stepped(decay_stages.added(lost, mask, growth))
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,9 @@ class _Independent(Decay):
     schedule: Rate
 
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        lost = _added(_product(lambda x: -x, self.rate, self.schedule), mask)
+        lost = decay_stages.added(
+            decay_stages.product(lambda x: -x, self.rate, self.schedule), mask
+        )
         return *direction, optax.scale_by_learning_rate(learning_rate), lost
 
 
@@ -127,9 +127,9 @@ class InPlace(Decay):
         """One of all: what shrinks parameters comes before the others, which see them shrunk."""
         before = NO_DECAY if is_zero(self.penalty) else l2(self.penalty)
         step = optax.chain(*before.stages(direction, learning_rate, mask))
-        lost = _product(lambda x: -x, learning_rate, self.rate)
-        shrink = optax.identity() if is_zero(self.rate) else _added(lost, mask)
-        return (in_parameters(step, optax.with_extra_args_support(shrink), self.factor),)
+        lost = decay_stages.product(lambda x: -x, learning_rate, self.rate)
+        shrink = optax.identity() if is_zero(self.rate) else decay_stages.added(lost, mask)
+        return (decay_stages.in_place(step, optax.with_extra_args_support(shrink), self.factor),)
 
 
 def l2(rate: Rate) -> Decay:
@@ -280,72 +280,3 @@ def _one(x: Any) -> Any:
 
 def _one_plus(x: Any) -> Any:
     return 1 + x
-
-
-def _product(then: Callable[[Any], Any], a: Rate, b: Rate) -> Rate:
-    """``then(a * b)``, a schedule if one of them is."""
-    if not callable(a) and not callable(b):
-        return then(a * b)  # type: ignore[no-any-return]
-    return lambda count: then((a(count) if callable(a) else a) * (b(count) if callable(b) else b))
-
-
-def _added(
-    rate: Rate, mask: Any, growth: Callable[[Any, Any], Any] = lambda factor, _: factor
-) -> optax.GradientTransformationExtraArgs:
-    """`optax.add_decayed_weights` with factors, of a leaf's rate, in ``weight_decay_scale``.
-
-    Args:
-      rate: what parameters are multiplied by.
-      mask: which ones.
-      growth: of a factor and the count of steps: what ``rate`` is then multiplied by.
-    """
-    inner = optax.with_extra_args_support(optax.add_decayed_weights(rate, mask))
-
-    def update(
-        updates: Any,
-        state: Any,
-        params: Any = None,
-        *,
-        weight_decay_scale: Callable[..., Any] | None = None,
-        **extra_args: Any,
-    ) -> tuple[Any, Any]:
-        del extra_args
-        if params is not None:
-            params = with_gradient(updates, params)
-        if weight_decay_scale is not None and params is not None:
-            count = optax.tree_utils.tree_get(state, "count")
-            taken = updates if mask is None else _masked(mask, updates)
-            scale = weight_decay_scale(taken, updates)
-
-            # The parameter is multiplied, so that the rate and the state are as without.
-            def grown(_: Any, p: Any, k: Any) -> Any:
-                return p if k is None else p * growth(k, count)
-
-            params = where_moving(grown, updates, params, scale)
-        steps, state = inner.update(updates, state, params)
-        return steps, state
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _of_stepped(
-    inner: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
-    """A transformation that is shown the parameters as the updates will make them."""
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        if params is not None:
-            params = where_moving(lambda u, p: p + u, updates, params)
-        steps, state = inner.update(updates, state, params, **extra_args)
-        return steps, state
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
-
-
-def _masked(mask: Any, tree: Any) -> Any:
-    """The tree with ``None`` for leaves that a mask, a prefix of it, leaves out."""
-
-    def one(keep: bool, part: Any) -> Any:
-        return part if keep else jax.tree.map(lambda _: None, part)
-
-    return jax.tree.map(one, mask, tree)

@@ -212,6 +212,11 @@ DIFFERENT = {
         W,
         f"state[0] is ScaleByAdamState{IN}, ScaleByAmsgradState{AND}",
     ),
+    "member with the same fields": (
+        adam_jax.laprop(0.1),
+        W,
+        f"state[0] is ScaleByAdamState{IN}, ScaleByLapropState{AND}",
+    ),
     "chain": (
         optax.chain(optax.clip(1.0), adam_jax.adam(0.1)),
         W,
@@ -250,7 +255,6 @@ DIFFERENT = {
 SAME = {
     "adamw": (adam_jax.adamw(0.1), {}),
     "lamb": (adam_jax.lamb(0.1), {}),
-    "laprop": (adam_jax.laprop(0.1), {}),
     "a stage more": (
         optax.chain(*[adam_jax.scale_by_adam(), optax.scale(0.1)], optax.clip(1.0)),
         {},

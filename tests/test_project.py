@@ -33,7 +33,7 @@ LAYERS = [
     "diagnostics",
     "leaves",
     "row_gradients",
-    "in_place",
+    "decay_stages",
     "decay",
     "tables",
     "lazy",

@@ -10,11 +10,10 @@ Its own code has the learning rate inside of the mean, which differs where that 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from optax import ScaleByAdamState
 
 from adam_jax.hyperparameters import DecayRate, NonNegative
 from adam_jax.rule import (
@@ -29,6 +28,14 @@ from adam_jax.rule import (
 )
 
 
+class ScaleByLapropState(NamedTuple):
+    """The state of LaProp: Adam's, but that ``mu`` averages what is divided already."""
+
+    count: Any
+    mu: Any
+    nu: Any
+
+
 @dataclass(frozen=True)
 class LaProp(Rule):
     """LaProp."""
@@ -37,7 +44,7 @@ class LaProp(Rule):
     b2: DecayRate
     eps: NonNegative
 
-    State: ClassVar = ScaleByAdamState
+    State: ClassVar = ScaleByLapropState
     moments: ClassVar[Mapping[str, Moment]] = {"mu": Moment(), "nu": Moment(signed=False)}
 
     def coefficients(self, t: jax.Array) -> Coefficients:
