@@ -211,9 +211,9 @@ def in_place(rate: Rate, penalty: Rate = 0.0, factor: bool = True) -> Decay:
     """As in PyTorch and Keras, which change parameters in place and round them each time.
 
     ``factor * p + u``, where the factor ``1 - learning_rate * rate``, the product and the sum are
-    rounded; of `nadam` with ``momentum_decay`` u is two terms, added one after the other. In
-    float32 a run that moves from PyTorch so goes on to its last digit or the one before; with
-    `by_learning_rate`, which is nearer to exact, it parts by 2e-6 of a parameter in 100 steps.
+    rounded; in `like_torch.NAdam` u is two terms, added one after the other. So in float32 a run
+    that moves from PyTorch goes on to its last digit or the one before; with `by_learning_rate`,
+    which is nearer to exact, it parts by 2e-6 of a parameter in 100 steps.
 
     Args:
       rate: as of `by_learning_rate`. Of a ``learning_rate * rate`` below 3e-8 nothing is left.

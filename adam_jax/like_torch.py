@@ -179,6 +179,7 @@ def NAdam(
         weight_decay,
         decoupled_weight_decay,
         maximize,
+        terms=2,
         momentum_decay=momentum_decay,
         learning_rate=lr,
         **_rates(betas),
@@ -277,9 +278,10 @@ def _optimizer(
     weight_decay: Scalar | Schedule,
     decoupled: bool,
     maximize: bool,
+    terms: int = 1,
     **settings: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer without or with decay, down or up the gradient."""
+    """The optimizer without or with decay, down or up the gradient, by a step of so many terms."""
     decoupled = flag("decoupled_weight_decay", decoupled)
     rate: Any = weight_decay
     if not (decoupled and isinstance(rate, decay.Decay)):  # which names another form itself
@@ -287,9 +289,11 @@ def _optimizer(
     form: decay.Decay
     if isinstance(rate, decay.Decay):
         form = rate
-    elif make is _nadamw or (decoupled and not is_zero(rate)):
-        form = decay.in_place(rate) if decoupled else decay.in_place(0.0, penalty=rate)
-    else:
+    elif decoupled and not is_zero(rate):
+        form = decay.in_place(rate)
+    elif terms > 1:
+        form = decay.in_place(0.0, penalty=rate)
+    else:  # where what is added to parameters is rounded once there too
         form = decay.NO_DECAY if is_zero(rate) else decay.l2(rate)
     tx = make(weight_decay=form, **settings)
     return optax.chain(optax.scale(-1.0), tx) if flag("maximize", maximize) else tx
