@@ -196,7 +196,7 @@ def runs(name):
     ]
 
 
-every = pytest.mark.parametrize("name", mostly(("eight_bit",), FORMATS))
+every = pytest.mark.parametrize("name", mostly(("bfloat16",), FORMATS))
 
 
 # --- With `skip_unstable` -------------------------------------------------------------------------

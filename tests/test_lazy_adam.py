@@ -217,6 +217,7 @@ KINDS = ["auto", pytest.param("explicit", marks=pytest.mark.skipif(OLD, reason="
 AXES = {"rows": ("x", None), "columns": (None, "x"), "both": ("x", "y"), "whole": (None, None)}
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
 def test_a_step_on_a_sharded_table_is_the_same(kind, axes):

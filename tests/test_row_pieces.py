@@ -139,6 +139,7 @@ def step_of(tx, size):
     return step
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("optioned", [False, True], ids=["default", "options"])
 @pytest.mark.parametrize("catch_up", mostly(("exact",), ["none", "decay", "exact"]))
 def test_no_table_is_copied(catch_up, optioned):

@@ -205,6 +205,7 @@ def test_gradients_are_those_of_whole_tables():
     np.testing.assert_allclose(found["v"], whole["v"], atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 6), reason="JAX has not all of the compiler's options"
 )

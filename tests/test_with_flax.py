@@ -24,6 +24,7 @@ STEPS = 100
 made = pytest.mark.parametrize("name", ["adam", "adamw"])
 
 
+@pytest.mark.costly
 @made
 def test_nnx_optimizer(name):
     class Model(nnx.Module):
@@ -54,6 +55,7 @@ def test_nnx_optimizer(name):
     assert_close(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.costly
 @made
 def test_train_state(name):
     model = linen.Sequential([linen.Dense(16), jnp.tanh, linen.Dense(1)])

@@ -114,6 +114,7 @@ def test_updates_and_parameters_lie_as_parameters_did(run):
             assert tree[leaf].sharding.is_equivalent_to(sharding_, tree[leaf].ndim)
 
 
+@pytest.mark.costly
 def test_an_update_is_gathered_once_and_nothing_else_moves(run):
     assert collectives(run.program) == {"all-gather": len(DIVIDED)}
 
@@ -201,6 +202,7 @@ def undivided(member):
     return trained(beginning(), inner.init(beginning()), take_of(inner))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("member", [adam_jax.adamw, adam_jax.lamb])
 def test_gradients_of_a_divided_batch(member):
     """Norms over whole arrays are of whole arrays."""

@@ -201,6 +201,7 @@ def test_an_entrant_that_is_never_read(refused, write, monkeypatch):
     assert "reading the entrants took more than the 0.3 s of --time-limit" in said
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
 def test_output_that_cannot_be_written(write, tmp_path, form):
