@@ -27,7 +27,14 @@ from typing import Any
 import optax
 
 from adam_jax import decay
-from adam_jax.hyperparameters import Scalar, Schedule, flag, scalar_or_schedule
+from adam_jax.hyperparameters import (
+    Scalar,
+    Schedule,
+    decay_rate,
+    flag,
+    nonnegative,
+    scalar_or_schedule,
+)
 from adam_jax.optimizers.adamax import adamaxw
 from adam_jax.optimizers.lamb import scale_by_trust_ratio
 from adam_jax.optimizers.lion import lion
@@ -68,8 +75,8 @@ def Adam(
       An Optax transformation.
 
     Raises:
-      ValueError: as `adam_jax.adam` does; the message has its names of the arguments.
-      TypeError: likewise.
+      ValueError: a number is out of its range; the argument is named.
+      TypeError: an argument is no number.
 
     References:
       https://keras.io/api/optimizers/adam/
@@ -83,7 +90,9 @@ def Adam(
       ['-0.1000', '-0.0240']
     """
     make = partial(AMSGradRule, correct_after_max=True) if flag("amsgrad", amsgrad) else AdamRule
-    rule = make(beta_1, beta_2, epsilon, eps_hat=True, rounded_rates=True)
+    rule = make(
+        *_rates(beta_1, beta_2), nonnegative("epsilon", epsilon), eps_hat=True, rounded_rates=True
+    )
     direction = lift(rule, mu_dtype, nu_dtype, seed=seed)
     return decay.descent(direction, learning_rate, _or_none(weight_decay))
 
@@ -153,7 +162,11 @@ def Nadam(
       ['-0.1063', '-0.1063']
     """
     rule = NAdamRule(
-        *(beta_1, beta_2, epsilon), nesterov=True, rounded_rates=True, momentum_decay=1.0
+        *_rates(beta_1, beta_2),
+        nonnegative("epsilon", epsilon),
+        nesterov=True,
+        rounded_rates=True,
+        momentum_decay=1.0,
     )
     direction = lift(rule, mu_dtype, nu_dtype, seed=seed)
     return decay.descent(direction, learning_rate, _or_none(weight_decay))
@@ -186,12 +199,11 @@ def Adamax(
       ['-0.1000', '-0.0500']
     """
     return adamaxw(
+        learning_rate,
+        *_rates(beta_1, beta_2),
+        nonnegative("epsilon", epsilon),
         weight_decay=_or_none(weight_decay),
         eps_inside=False,
-        learning_rate=learning_rate,
-        b1=beta_1,
-        b2=beta_2,
-        eps=epsilon,
         mu_dtype=mu_dtype,
         nu_dtype=nu_dtype,
         seed=seed,
@@ -223,10 +235,9 @@ def Lion(
       ['-0.1000', '-0.1000']
     """
     return lion(
+        learning_rate,
+        *_rates(beta_1, beta_2),
         weight_decay=_or_none(weight_decay),
-        learning_rate=learning_rate,
-        b1=beta_1,
-        b2=beta_2,
         mu_dtype=mu_dtype,
         seed=seed,
     )
@@ -259,10 +270,15 @@ def Lamb(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.3536', '-0.3536']
     """
-    rule = AdamRule(beta_1, beta_2, epsilon, rounded_rates=True)
+    rule = AdamRule(*_rates(beta_1, beta_2), nonnegative("epsilon", epsilon), rounded_rates=True)
     direction = lift(rule, mu_dtype, nu_dtype, seed=seed)
     ratio = scale_by_trust_ratio()
     return decay.descent(direction, learning_rate, _or_none(weight_decay), rescale=(ratio,))
+
+
+def _rates(beta_1: Scalar, beta_2: Scalar) -> tuple[Scalar, Scalar]:
+    """Both decay rates, which are checked again by other names: errors have Keras's."""
+    return decay_rate("beta_1", beta_1), decay_rate("beta_2", beta_2)
 
 
 def _or_none(weight_decay: Scalar | Schedule | None) -> decay.Decay:

@@ -33,7 +33,15 @@ from typing import Any
 import optax
 
 from adam_jax import decay
-from adam_jax.hyperparameters import Scalar, Schedule, brief, flag, is_zero, scalar_or_schedule
+from adam_jax.hyperparameters import (
+    Scalar,
+    Schedule,
+    brief,
+    decay_rate,
+    flag,
+    is_zero,
+    scalar_or_schedule,
+)
 from adam_jax.optimizers.adam import adamw
 from adam_jax.optimizers.adamax import adamaxw
 from adam_jax.optimizers.amsgrad import amsgradw
@@ -74,8 +82,8 @@ def Adam(
       An Optax transformation.
 
     Raises:
-      ValueError: as `adam_jax.adam` does; the message has its names of the arguments.
-      TypeError: likewise.
+      ValueError: a number is out of its range; the argument is named.
+      TypeError: an argument is no number, or ``betas`` are not two.
 
     References:
       https://docs.pytorch.org/docs/stable/generated/torch.optim.Adam.html
@@ -91,10 +99,10 @@ def Adam(
     make = partial(amsgradw, correct_after_max=True) if flag("amsgrad", amsgrad) else adamw
     return _optimizer(
         make,
+        lr,
         weight_decay,
         decoupled_weight_decay,
         maximize,
-        learning_rate=lr,
         **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
@@ -176,12 +184,12 @@ def NAdam(
     """
     return _optimizer(
         _nadamw,
+        lr,
         weight_decay,
         decoupled_weight_decay,
         maximize,
         terms=2,
         momentum_decay=momentum_decay,
-        learning_rate=lr,
         **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
@@ -219,12 +227,12 @@ def RAdam(
     """
     return _optimizer(
         radamw,
+        lr,
         weight_decay,
         decoupled_weight_decay,
         maximize,
         eps_hat=True,
         above=True,
-        learning_rate=lr,
         **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
@@ -261,10 +269,10 @@ def Adamax(
     """
     return _optimizer(
         adamaxw,
+        lr,
         weight_decay,
         False,
         maximize,
-        learning_rate=lr,
         **_rates(betas),
         eps=eps,
         mu_dtype=mu_dtype,
@@ -275,6 +283,7 @@ def Adamax(
 
 def _optimizer(
     make: Callable[..., optax.GradientTransformationExtraArgs],
+    lr: Scalar | Schedule,
     weight_decay: Scalar | Schedule,
     decoupled: bool,
     maximize: bool,
@@ -295,7 +304,7 @@ def _optimizer(
         form = decay.in_place(0.0, penalty=rate)
     else:  # where what is added to parameters is rounded once there too
         form = decay.NO_DECAY if is_zero(rate) else decay.l2(rate)
-    tx = make(weight_decay=form, **settings)
+    tx = make(learning_rate=scalar_or_schedule("lr", lr), weight_decay=form, **settings)
     return optax.chain(optax.scale(-1.0), tx) if flag("maximize", maximize) else tx
 
 
@@ -315,7 +324,8 @@ def _nadamw(
 
 
 def _rates(betas: Any) -> dict[str, Any]:
-    """Both decay rates, by our names."""
+    """Both decay rates, by our names; errors have PyTorch's."""
     if not isinstance(betas, tuple | list) or len(betas) != 2:
         raise TypeError(f"`betas` must be two decay rates, got {brief(betas)}")
-    return {"b1": betas[0], "b2": betas[1]}
+    b1, b2 = (decay_rate(f"betas[{i}]", b) for i, b in enumerate(betas))
+    return {"b1": b1, "b2": b2}

@@ -182,10 +182,16 @@ def test_adamw_needs_a_decay():
     ("arguments", "message"),
     [
         ({"learning_rate": -1.0}, "learning_rate"),
-        ({"beta_1": 1.5}, "b1"),
+        ({"beta_1": 1.5}, "^`beta_1` must be"),
         ({"weight_decay": -0.1}, "weight_decay"),
     ],
 )
 def test_bad_arguments_are_refused(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         getattr(like_keras, name)(**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "Lion"])
+def test_a_bad_epsilon_is_refused(name):
+    with pytest.raises(ValueError, match=r"^`epsilon` must be"):
+        getattr(like_keras, name)(epsilon=-1e-7)

@@ -214,8 +214,9 @@ def test_without_decay_no_parameters_are_needed(name):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"lr": -1.0}, ValueError, "learning_rate"),
-        ({"betas": (0.9, 1.5)}, ValueError, "b2"),
+        ({"lr": -1.0}, ValueError, "^`lr` must be"),
+        ({"betas": (0.9, 1.5)}, ValueError, r"^`betas\[1\]` must be"),
+        ({"betas": 0.9}, TypeError, "^`betas` must be two"),
         ({"eps": -1e-8}, ValueError, "eps"),
         ({"weight_decay": -0.1}, ValueError, "weight_decay"),
         ({"maximize": "yes"}, TypeError, "maximize"),
