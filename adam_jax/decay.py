@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 import optax
 
 from adam_jax import decay_stages
-from adam_jax.hyperparameters import Scalar, Schedule, flag, is_zero, scalar_or_schedule
+from adam_jax.hyperparameters import DYNAMIC, Scalar, Schedule, flag, scalar_or_schedule
 from adam_jax.mismatch import require_mask
 from adam_jax.transform import full_precision
 
@@ -63,6 +63,12 @@ class Decay(ABC):
           learning_rate: what its direction is multiplied by.
           mask: which parameters decay; ``None`` for all.
         """
+
+    def optimizer(
+        self, direction: Stages, learning_rate: Rate, mask: Any
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of these stages, and with a state for each."""
+        return optax.chain(*self.stages(direction, learning_rate, mask))
 
 
 @dataclass(frozen=True)
@@ -118,18 +124,35 @@ class _Independent(Decay):
 
 @dataclass(frozen=True)
 class InPlace(Decay):
-    """What `in_place` makes. A rule may then leave the terms of its direction apart."""
+    """Parameters shrink first, and then the terms of a direction are added, one after the other.
 
-    penalty: Rate
+    Attributes:
+      factor: whether the factor on parameters is rounded.
+      form: in whose place parameters do not shrink: none, or `l2`.
+    """
+
     factor: bool
+    form: Decay | None = None
 
     def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        """One of all: what shrinks parameters comes before the others, which see them shrunk."""
-        before = NO_DECAY if is_zero(self.penalty) else l2(self.penalty)
-        step = optax.chain(*before.stages(direction, learning_rate, mask))
-        lost = decay_stages.product(lambda x: -x, learning_rate, self.rate)
-        shrink = optax.identity() if is_zero(self.rate) else decay_stages.added(lost, mask)
-        return (decay_stages.in_place(step, optax.with_extra_args_support(shrink), self.factor),)
+        """Those whose states it has."""
+        form = self.form or _ByLearningRate(self.rate)
+        return form.stages(direction, learning_rate, mask)
+
+    def optimizer(
+        self, direction: Stages, learning_rate: Rate, mask: Any
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optimizer; of two numbers it multiplies the double-precision ones."""
+        stages = self.stages(direction, learning_rate, mask)
+        if self.form:
+            return decay_stages.in_place(stages)
+        both = decay_stages.product(lambda x: -x, learning_rate, self.rate)
+        parts: tuple[Scalar, ...] = ()
+        if not callable(both) and not isinstance(both, DYNAMIC):
+            parts = decay_stages.in_two(both) if self.factor else (both,)
+        lost = [decay_stages.added(part, mask) for part in parts]
+        first, weights, *others = stages
+        return decay_stages.in_place((first, *others), weights, lost, self.factor)
 
 
 def l2(rate: Rate) -> Decay:
@@ -207,19 +230,18 @@ def independent(rate: Rate) -> Decay:
     return _Independent(rate, 1.0)
 
 
-def in_place(rate: Rate, penalty: Rate = 0.0, factor: bool = True) -> Decay:
+def in_place(rate: Rate, factor: bool = True) -> Decay:
     """As in PyTorch and Keras, which change parameters in place and round them each time.
 
     ``factor * p + u``, where the factor ``1 - learning_rate * rate``, the product and the sum are
-    rounded; in `like_torch.NAdam` u is two terms, added one after the other. So in float32 a run
-    that moves from PyTorch goes on to its last digit or the one before; with `by_learning_rate`,
-    which is nearer to exact, it parts by 2e-6 of a parameter in 100 steps.
+    rounded. So in float32 a run that moves from PyTorch goes on as there, mostly to the last digit;
+    with `by_learning_rate`, which is nearer to exact, it parts by 2e-6 of a parameter in 100 steps.
+    That is of numbers: PyTorch multiplies rates in float64, and schedules and arrays are float32.
 
     Args:
       rate: as of `by_learning_rate`. Of a ``learning_rate * rate`` below 3e-8 nothing is left.
-      penalty: as of `l2`, besides.
       factor: whether there is one, as in PyTorch; else ``p - learning_rate * rate * p`` is rounded,
-        as in Keras.
+        as in Keras, and it is those below 6e-8 of which nothing is left.
 
     Example:
       >>> import adam_jax, jax.numpy as jnp
@@ -230,8 +252,7 @@ def in_place(rate: Rate, penalty: Rate = 0.0, factor: bool = True) -> Decay:
       -0.1000
       0.0000
     """
-    penalty = scalar_or_schedule("penalty", penalty)
-    return InPlace(rate, penalty, flag("factor", factor))
+    return InPlace(rate, flag("factor", factor))
 
 
 #: For who has none: its optimizers want no parameters, and their state is Optax's.
@@ -268,7 +289,7 @@ def descent(
         chosen = mask(tree) if callable(mask) else mask
         if chosen is not None:
             require_mask(chosen, tree)
-        return optax.chain(*decay.stages((direction, *rescale), rate, chosen))
+        return decay.optimizer((direction, *rescale), rate, chosen)
 
     return full_precision(chain)
 

@@ -1,10 +1,12 @@
 """The stages that the forms of weight decay are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from adam_jax.hyperparameters import Scalar, Schedule
@@ -76,9 +78,10 @@ def of_stepped(
 
 
 def in_place(
-    step: optax.GradientTransformationExtraArgs,
-    shrink: optax.GradientTransformationExtraArgs,
-    factor: bool,
+    step: Sequence[optax.GradientTransformation],
+    weights: optax.GradientTransformationExtraArgs | None = None,
+    lost: Sequence[optax.GradientTransformationExtraArgs] = (),
+    factor: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
     """The updates by which parameters become what they would in place, as in PyTorch and Keras.
 
@@ -91,35 +94,70 @@ def in_place(
     for what is rounded off is much the same in each of them. Without parameters: the sums of terms.
 
     Args:
-      step: gives the terms.
-      shrink: decays parameters.
+      step: the stages that give the terms; the last scales by the learning rate.
+      weights: adds the decayed weights, if parameters decay; its state is the second of all.
+      lost: add what parameters lose, in parts; if none, that is ``weights``, scaled as terms are.
       factor: whether the factor on parameters is rounded too, as in PyTorch.
     """
+    stages = optax.chain(*step)
+    scale = optax.with_extra_args_support(step[-1])
 
     def init(params: Any) -> Any:
-        return step.init(params), shrink.init(params)
+        first, *others = stages.init(params)
+        return first, *((weights.init(params),) if weights else ()), *others
+
+    def shrunk(params: Any, state: Any, of_scale: Any, **extra_args: Any) -> tuple[Any, Any]:
+        ones, zeros = (_alike(params, x) for x in (1.0, 0.0))
+        decayed = ones if factor else params
+        if lost:
+            parts = [part.update(zeros, state, decayed, **extra_args)[0] for part in lost]
+        else:
+            assert weights is not None
+            part, state = weights.update(zeros, state, decayed, **extra_args)
+            parts = [scale.update(part, of_scale)[0]]
+        return jax.tree.map(lambda p, *x: _shrunk(factor, p, *x), params, *parts), state
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        of_step, of_shrink = state
+        first, *others = state
+        of_weights = [others.pop(0)] if weights else []
+        left = params = None if params is None else with_gradient(updates, params)
+        if weights and params is None:
+            weights.update(updates, of_weights[0])  # which raises
+        elif weights:
+            left, of_weights[0] = shrunk(params, of_weights[0], others[-1], **extra_args)
+        terms, (first, *others) = stages.update(updates, (first, *others), left, **extra_args)
+        new = (first, *of_weights, *others)
         if params is None:
-            _, of_shrink = shrink.update(updates, of_shrink)  # which raises, if it decays
-            terms, of_step = step.update(updates, of_step, **extra_args)
-            total = jax.tree.map(_sum, terms, is_leaf=lambda x: isinstance(x, Terms))
-            return total, (of_step, of_shrink)
-
-        params = with_gradient(updates, params)
-        # Of 1 a decay makes its factor; to 0 it adds what a parameter loses.
-        start = jax.tree.map(lambda p: jnp.array(float(factor), p.real.dtype), params)
-        decayed = start if factor else params
-        found, of_shrink = shrink.update(start, of_shrink, decayed, **extra_args)
-        shrunk = jax.tree.map(
-            lambda p, x: _rounded(x * p) if factor else p + _rounded(x), params, found
-        )
-        terms, of_step = step.update(updates, of_step, shrunk, **extra_args)
-        moved = jax.tree.map(lambda p, before, u: _sum(u, before) - p, params, shrunk, terms)
-        return moved, (of_step, of_shrink)
+            return jax.tree.map(_sum, terms, is_leaf=lambda x: isinstance(x, Terms)), new
+        return jax.tree.map(_moved, params, left, terms), new
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def in_two(x: float) -> tuple[float, float]:
+    """A number as what makes of 1 the float32 next to ``1 + x``, and what that has rounded off."""
+    high = float(np.float32(1 + x)) - 1
+    return high, x - high
+
+
+def _alike(params: Any, x: float) -> Any:
+    """A scalar in the place of each parameter, real, and of its precision."""
+    return jax.tree.map(lambda p: jnp.array(x, p.real.dtype), params)
+
+
+# Jitted by themselves, so that a step outside of a jit is one loop too, with the same bits.
+@partial(jax.jit, static_argnums=0)
+def _shrunk(factor: bool, p: jax.Array, lost: jax.Array, rest: Any = 0) -> jax.Array:
+    """A parameter without what it loses; with a factor that is its share, in one part or two."""
+    if not factor:
+        return p + _rounded(lost.astype(p.dtype))
+    share, rest = (jnp.asarray(x, p.real.dtype) for x in (lost, rest))
+    return _rounded((_rounded(1 + share) + rest) * p)
+
+
+@jax.jit
+def _moved(p: jax.Array, left: jax.Array, terms: Any) -> Any:
+    return _sum(jax.tree.map(lambda u: u.astype(p.dtype), terms), left) - p
 
 
 def _sum(terms: Any, start: Any = 0) -> Any:
@@ -128,10 +166,10 @@ def _sum(terms: Any, start: Any = 0) -> Any:
 
 
 def _rounded(x: jax.Array) -> jax.Array:
-    """A product, rounded by itself, if it is real.
+    """A product or a sum, rounded by itself, if it is real.
 
-    XLA adds to a product before it rounds, and neither `jax.lax.reduce_precision` nor a barrier
-    keeps it from that; a clamp does.
+    XLA adds to a product before it rounds, and adds numbers in the order that it likes. Neither
+    `jax.lax.reduce_precision` nor a barrier keeps it from that; a clamp does.
     """
     return x if jnp.iscomplexobj(x) else hold(x, float(jnp.finfo(x.dtype).max))
 

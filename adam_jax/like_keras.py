@@ -8,9 +8,9 @@ For ``keras.optimizers.AdamW(3e-4, weight_decay=0.1)`` write
 Each is an optimizer of this package, with the settings by which it takes Keras's steps: where
 epsilon is, how AMSGrad corrects its maximum, how Nadam's momentum grows, when weights decay, and in
 float32 what is rounded: parameters each time that they change (`decay.in_place`), and the decay
-rates in the corrections of Adam and Lamb, and in Nadam. Traces of Keras itself hold it to that, for
-200 steps: to 1e-13 of every parameter in float64, and to 1e-6 in float32, where Keras's own are up
-to 3e-6 (Lion 8e-6) from those in float64.
+rates in the corrections of Adam, Adamax and Lamb, and in Nadam. Traces of Keras itself hold it to
+that, for 200 steps: to 1e-13 of every parameter in float64, and to 1e-6 in float32, where Keras's
+own are up to 3e-6 (Lion 8e-6) from those in float64.
 
 What differs:
 
@@ -35,10 +35,10 @@ from adam_jax.hyperparameters import (
     nonnegative,
     scalar_or_schedule,
 )
-from adam_jax.optimizers.adamax import adamaxw
 from adam_jax.optimizers.lamb import scale_by_trust_ratio
 from adam_jax.optimizers.lion import lion
 from adam_jax.rules.adam import Adam as AdamRule
+from adam_jax.rules.adamax import Adamax as AdamaxRule
 from adam_jax.rules.amsgrad import AMSGrad as AMSGradRule
 from adam_jax.rules.nadam import NAdam as NAdamRule
 from adam_jax.transform import lift
@@ -198,16 +198,14 @@ def Adamax(
       >>> [f"{x:.4f}" for x in updates]
       ['-0.1000', '-0.0500']
     """
-    return adamaxw(
-        learning_rate,
+    rule = AdamaxRule(
         *_rates(beta_1, beta_2),
         nonnegative("epsilon", epsilon),
-        weight_decay=_or_none(weight_decay),
         eps_inside=False,
-        mu_dtype=mu_dtype,
-        nu_dtype=nu_dtype,
-        seed=seed,
+        rounded_rates=True,
     )
+    direction = lift(rule, mu_dtype, nu_dtype, seed=seed)
+    return decay.descent(direction, learning_rate, _or_none(weight_decay))
 
 
 def Lion(

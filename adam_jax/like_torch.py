@@ -126,7 +126,7 @@ def AdamW(
     """`torch.optim.AdamW`: `adam_jax.adamw`, or `adam_jax.amsgradw`.
 
     Arguments are those of `Adam`. A step takes ``lr * weight_decay * params`` off the parameters.
-    There they shrink before the rest of the step is taken and here after it, which is the same.
+    That is rounded as there: see `decay.in_place`.
 
     References:
       https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html
@@ -300,10 +300,10 @@ def _optimizer(
         form = rate
     elif decoupled and not is_zero(rate):
         form = decay.in_place(rate)
-    elif terms > 1:
-        form = decay.in_place(0.0, penalty=rate)
-    else:  # where what is added to parameters is rounded once there too
+    else:
         form = decay.NO_DECAY if is_zero(rate) else decay.l2(rate)
+        if terms > 1:  # a single one is rounded once there too
+            form = decay.InPlace(0.0, factor=True, form=form)
     tx = make(learning_rate=scalar_or_schedule("lr", lr), weight_decay=form, **settings)
     return optax.chain(optax.scale(-1.0), tx) if flag("maximize", maximize) else tx
 

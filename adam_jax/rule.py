@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from adam_jax.hyperparameters import DYNAMIC, Scalar, is_positive
+from adam_jax.hyperparameters import DYNAMIC, Exact, Scalar, is_positive
 
 Coefficients: TypeAlias = tuple[Scalar, ...]
 
@@ -158,12 +158,13 @@ def ema(b: Scalar, average: jax.Array, new: jax.Array) -> jax.Array:
     return average + (1 - b) * (new - average)
 
 
-def debias(b: Scalar, t: jax.Array) -> jax.Array:
+def debias(b: Scalar, t: jax.Array, rounds: bool = False) -> jax.Array:
     """``1 - b**t``, by which an average that began at zero falls short (Kingma & Ba 2015, sec. 3).
 
     Through expm1 and a double logarithm: in float32 ``1 - b**t`` itself is wrong by 1.3e-5 at
-    b = 0.999 and by 1.3e-2 at 1 - 1e-6.
+    b = 0.999 and by 1.3e-2 at 1 - 1e-6. With ``rounds`` it is of the b that the dtype of t has.
     """
+    b = rounded(b, t.dtype) if rounds else b
     if isinstance(b, DYNAMIC):
         # The plain form is exact enough where b is small, and has a derivative at 0.
         return jnp.where(b < 0.5, 1 - b**t, -jnp.expm1(t * log(b)))
@@ -172,7 +173,9 @@ def debias(b: Scalar, t: jax.Array) -> jax.Array:
 
 def rounded(b: Scalar, dtype: Any) -> Scalar:
     """A hyperparameter as an array of this dtype has it."""
-    return jnp.asarray(b, dtype) if isinstance(b, DYNAMIC) else float(np.asarray(b, dtype))
+    if isinstance(b, Exact):
+        return b.high.astype(dtype) + b.low.astype(dtype)
+    return b.astype(dtype) if isinstance(b, jax.Array) else float(np.asarray(b, dtype))
 
 
 def log(b: Scalar) -> Scalar:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from checks import assert_same_kind
 
 import adam_jax
 from adam_jax import decay, like_torch
@@ -58,7 +59,10 @@ def test_a_decay_that_rounding_takes_is_none():
 
 
 def test_terms_are_added_one_after_the_other():
-    """Of NAdam: the gradient's, and then the mean's. From float64, rounded where PyTorch does."""
+    """Of NAdam: the gradient's and the mean's, from float64, rounded where PyTorch does.
+
+    In which order, its traces tell.
+    """
     b1, b2 = (0.9 * (1 - 0.5 * 0.96 ** (t * 0.004)) for t in (1, 2))
     size = np.abs(np.float64(G)) + 1e-8  # the root of the corrected mean square in the first step
     first = -2e-3 * np.float64(G) / size
@@ -83,10 +87,55 @@ def test_masks_schedules_and_factors_of_a_leaf(factor):
         np.testing.assert_allclose(after[leaf], expected, rtol=3e-7, atol=3e-9)
 
 
-def test_a_penalty_besides():
-    with_penalty = stepped(adam_jax.adamw(LR, weight_decay=decay.in_place(0.0, penalty=WD)), P, G)
-    expected = stepped(adam_jax.adamw(LR, weight_decay=decay.l2(WD)), P, G)
-    np.testing.assert_array_equal(with_penalty, expected)
+@pytest.mark.parametrize("jit", [True, False])
+@pytest.mark.parametrize("rates", [(0.0243, 0.11), (0.0282, 0.2), (0.0389, 0.49), (0.01, 0.0131)])
+def test_the_factor_is_that_of_the_product_in_double_precision(rates, jit):
+    """Of all but the last pair a product that is rounded first would give another factor."""
+    lr, wd = rates
+    tx, ones = like_torch.AdamW(lr, weight_decay=wd), jnp.ones(3)
+    factor = stepped(tx, ones, jnp.zeros(3), jit)
+    np.testing.assert_array_equal(factor, F(1 - lr * wd))
+    assert np.all(factor != F(1 - F(lr * wd))) == (rates != (0.01, 0.0131))
+
+
+def test_a_float64_rate_does_not_widen_what_is_rounded(x64):
+    for tx in (
+        adam_jax.lion(jnp.asarray(LR), weight_decay=decay.in_place(WD)),
+        adam_jax.lion(LR, weight_decay=decay.in_place(jnp.asarray(WD))),
+        adam_jax.lion(lambda count: jnp.asarray(LR) + 0.0 * count, weight_decay=decay.in_place(WD)),
+    ):
+        expected = shrunk(P, factor=True) + np.copysign(F(LR), -G)
+        np.testing.assert_array_equal(stepped(tx, P, G), expected)
+
+
+@pytest.mark.parametrize("rate", [LR, lambda count: LR / (1 + count)], ids=["number", "schedule"])
+@pytest.mark.parametrize("share", [0.0, WD, lambda count: WD * count])
+def test_the_state_is_that_of_adamw(rate, share):
+    """So that each takes over where the other stopped."""
+    params = {"w": P[:8], "b": P[:2]}
+    ours = adam_jax.adamw(rate, weight_decay=decay.in_place(share)).init(params)
+    assert_same_kind(ours, adam_jax.adamw(rate, weight_decay=share).init(params))
+    adam = like_torch.NAdam(rate).init(params), adam_jax.nadam(rate).init(params)
+    assert_same_kind(*adam)
+
+
+@pytest.mark.parametrize("factor", [True, False])
+def test_a_decay_of_zero_is_one(factor):
+    tx = adam_jax.adamw(LR, weight_decay=decay.in_place(0.0, factor=factor))
+    np.testing.assert_array_equal(stepped(tx, P, G), stepped(adam_jax.adam(LR), P, G))
+    with pytest.raises(ValueError, match="params"):
+        tx.update(G, tx.init(P))
+    grouped = by_path({"a": Scale(weight_decay=0.5)})(tx)
+    stepped(grouped, {"a": P}, {"a": G})
+
+
+def test_a_factor_of_a_leaf_is_one_on_its_l2_too():
+    def after(share, factor):
+        tx = by_path({"^a$": Scale(weight_decay=factor)})(like_torch.NAdam(0.1, weight_decay=share))
+        return stepped(tx, {"a": P}, {"a": G})["a"]
+
+    np.testing.assert_allclose(after(0.25, 2.0), after(0.5, 1.0), rtol=1e-6)
+    assert np.mean(after(0.25, 2.0) != after(0.25, 1.0)) > 0.1
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
@@ -127,7 +176,6 @@ def test_nothing_of_a_parameters_size_besides():
     ("make", "error", "message"),
     [
         (lambda: decay.in_place(-0.1), ValueError, "`weight_decay` must be"),
-        (lambda: decay.in_place(0.1, penalty="x"), TypeError, "`penalty` must be"),
         (lambda: decay.in_place(0.1, factor="x"), TypeError, "`factor` must be"),
         (lambda: adam_jax.adamw(0.1, weight_decay=decay.in_place), TypeError, "call it"),
     ],

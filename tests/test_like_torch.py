@@ -77,6 +77,7 @@ TWINS = {
     "AdamW-decay": lambda: optimizer(
         "AdamW-decay", weight_decay=decay.by_learning_rate(0.1, after=True)
     ),
+    "AdamW-product": lambda: optimizer("AdamW-product", weight_decay=0.1),
     "AdamW-amsgrad": lambda: adam_jax.amsgradw(0.01, weight_decay=0.1, bias_correction_nu=False),
     "AdamW-schedule": lambda: optimizer("AdamW-schedule", weight_decay=decay.independent(0.002)),
     "NAdam": lambda: adam_jax.nadam(2e-3),  # a constant momentum

@@ -10,7 +10,8 @@ What ``optimizer.variables`` of `keras.optimizers` `Adam`, `AdamW`, `Nadam`, `Ad
 
 Hyperparameters do not travel, nor does the learning rate among the variables: build the
 transformation by `like_keras`. A run then goes on as it would have there: over the next 100 steps
-parameters are within 1e-13 of Keras's in float64, and in float32 within 1e-6.
+parameters are within 1e-13 of Keras's in float64, and in float32 within 1e-6, but for those that
+come near zero.
 """
 
 import re

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from optax import ScaleByAdamState
 
 from adam_jax.hyperparameters import DecayRate, Flag, NonNegative, Scalar, is_zero
-from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, quotient, root, rounded, square
+from adam_jax.rule import Coefficients, Moment, Rule, debias, ema, quotient, root, square
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class AdamBase(Rule):
 
     def debias(self, b: Scalar, t: jax.Array) -> jax.Array:
         """``1 - b**t``."""
-        return debias(rounded(b, t.dtype) if self.rounded_rates else b, t)
+        return debias(b, t, self.rounded_rates)
 
     def mean(self, c: Coefficients, g: jax.Array, mu: jax.Array) -> jax.Array:
         """The mean gradient, corrected, and with ``nesterov`` looking ahead."""

@@ -6,7 +6,7 @@
 
 Kingma & Ba 2015, "Adam: A Method for Stochastic Optimization", Algorithm 2, which has no eps. It is
 inside of the maximum in Optax and PyTorch, and in Keras outside: nu = max(b2 * nu, |g|), divided by
-nu + eps.
+nu + eps. With ``rounded_rates`` the b1 in the correction is rounded to float32, as by Keras.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,14 @@ class Adamax(Rule):
     b2: DecayRate
     eps: NonNegative
     eps_inside: Flag = True
+    rounded_rates: Flag = False
 
     State: ClassVar = ScaleByAdamState
     moments: ClassVar[Mapping[str, Moment]] = {"mu": Moment(), "nu": Moment(signed=False)}
 
     def coefficients(self, t: jax.Array) -> Coefficients:
         """The factor of mu."""
-        return (1 / debias(self.b1, t),)
+        return (1 / debias(self.b1, t, self.rounded_rates),)
 
     def update(
         self, c: Coefficients, g: jax.Array, mu: jax.Array, nu: jax.Array

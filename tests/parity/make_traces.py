@@ -62,6 +62,8 @@ TORCH = {
     "AdamW-decay": Case(
         "AdamW", {"lr": 0.01, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1}
     ),
+    # Whose product, rounded before it is taken off 1, would give another factor.
+    "AdamW-product": Case("AdamW", {"lr": 0.0243, "weight_decay": 0.11}),
     "AdamW-amsgrad": Case("AdamW", {"lr": 0.01, "weight_decay": 0.1, "amsgrad": True}),
     "AdamW-schedule": Case("AdamW", {"lr": 0.02, "weight_decay": 0.1}, schedule=0.98),
     "NAdam": Case("NAdam", {}),
@@ -89,6 +91,7 @@ KERAS = {
     "Nadam-decay": Case("Nadam", {"learning_rate": 0.01, "weight_decay": 0.1}),
     "Adamax": Case("Adamax", {"learning_rate": 0.01, "epsilon": 1e-3}),
     "Adamax-decay": Case("Adamax", {"learning_rate": 0.01, "weight_decay": 0.1}),
+    "Adamax-slow": Case("Adamax", {"learning_rate": 0.01, "beta_1": 0.999}),
     "Lion": Case("Lion", {}),
     "Lion-decay": Case("Lion", {"learning_rate": 0.002, "weight_decay": 0.1}),
     "Lamb": Case("Lamb", {}),
