@@ -11,7 +11,7 @@ The others are asked for by name:
     proximal                        (p + u) / (1 + learning_rate * rate) - p
     by_schedule                     u - schedule(count) * rate * p
     independent                     u - rate * p
-    in_place                        u - learning_rate * rate * p, rounded as elsewhere
+    in_place                        u - learning_rate * rate * p, rounded as in PyTorch or Keras
 
 Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization", https://arxiv.org/abs/1711.05101,
 tell l2 (their equation 1 and Algorithm 2's first line) from decoupled decay, which in their
@@ -123,36 +123,44 @@ class _Independent(Decay):
 
 
 @dataclass(frozen=True)
-class InPlace(Decay):
-    """Parameters shrink first, and then the terms of a direction are added, one after the other.
-
-    Attributes:
-      factor: whether the factor on parameters is rounded.
-      form: in whose place parameters do not shrink: none, or `l2`.
-    """
+class _InPlace(_ByLearningRate):
+    """Parameters shrink before the step, which sees them so; each result is rounded."""
 
     factor: bool
-    form: Decay | None = None
-
-    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
-        """Those whose states it has."""
-        form = self.form or _ByLearningRate(self.rate)
-        return form.stages(direction, learning_rate, mask)
 
     def optimizer(
         self, direction: Stages, learning_rate: Rate, mask: Any
     ) -> optax.GradientTransformationExtraArgs:
         """The optimizer; of two numbers it multiplies the double-precision ones."""
-        stages = self.stages(direction, learning_rate, mask)
-        if self.form:
-            return decay_stages.in_place(stages)
+        first, weights, *others = self.stages(direction, learning_rate, mask)
         both = decay_stages.product(lambda x: -x, learning_rate, self.rate)
         parts: tuple[Scalar, ...] = ()
         if not callable(both) and not isinstance(both, DYNAMIC):
             parts = decay_stages.in_two(both) if self.factor else (both,)
         lost = [decay_stages.added(part, mask) for part in parts]
-        first, weights, *others = stages
-        return decay_stages.in_place((first, *others), weights, lost, self.factor)
+        return decay_stages.changing_in_place((first, *others), weights, lost, self.factor)
+
+
+@dataclass(frozen=True)
+class TermByTerm(Decay):
+    """`NO_DECAY` or `l2`, and a step's terms are added to parameters one after the other."""
+
+    form: Decay
+
+    def stages(self, direction: Stages, learning_rate: Rate, mask: Any) -> Stages:
+        """Those of the form."""
+        return self.form.stages(direction, learning_rate, mask)
+
+    def optimizer(
+        self, direction: Stages, learning_rate: Rate, mask: Any
+    ) -> optax.GradientTransformationExtraArgs:
+        """The optimizer, with the form's states."""
+        return decay_stages.changing_in_place(self.stages(direction, learning_rate, mask))
+
+
+def adds_terms(form: Decay) -> bool:
+    """Whether an optimizer of this form takes a direction whose terms stay apart."""
+    return isinstance(form, _InPlace | TermByTerm)
 
 
 def l2(rate: Rate) -> Decay:
@@ -234,14 +242,29 @@ def in_place(rate: Rate, factor: bool = True) -> Decay:
     """As in PyTorch and Keras, which change parameters in place and round them each time.
 
     ``factor * p + u``, where the factor ``1 - learning_rate * rate``, the product and the sum are
-    rounded. So in float32 a run that moves from PyTorch goes on as there, mostly to the last digit;
-    with `by_learning_rate`, which is nearer to exact, it parts by 2e-6 of a parameter in 100 steps.
-    That is of numbers: PyTorch multiplies rates in float64, and schedules and arrays are float32.
+    rounded to the precision of the arithmetic. So in float32 a run that moves from PyTorch goes on
+    as there, mostly to the last digit; with `by_learning_rate`, which is nearer to exact, it parts
+    by up to 6e-6 of a parameter in 100 steps. That is of numbers, whose product is in double
+    precision as there: schedules and arrays are float32. In `lamb` the decay is outside of what is
+    rescaled.
 
     Args:
-      rate: as of `by_learning_rate`. Of a ``learning_rate * rate`` below 3e-8 nothing is left.
+      rate: as of `by_learning_rate`. In float32, of a ``learning_rate * rate`` below 3e-8 nothing
+        is left.
       factor: whether there is one, as in PyTorch; else ``p - learning_rate * rate * p`` is rounded,
-        as in Keras, and it is those below 6e-8 of which nothing is left.
+        as in Keras.
+
+    Returns:
+      A decay, for ``weight_decay`` of any optimizer here.
+
+    Raises:
+      ValueError: ``rate`` is negative.
+      TypeError: it is no number, or ``factor`` no boolean.
+
+    References:
+      https://github.com/pytorch/pytorch/blob/v2.13.0/torch/optim/adam.py, ``_single_tensor_adam``;
+      https://github.com/keras-team/keras/blob/v3.15.1/keras/src/optimizers/base_optimizer.py,
+      ``_apply_weight_decay``.
 
     Example:
       >>> import adam_jax, jax.numpy as jnp
@@ -252,7 +275,7 @@ def in_place(rate: Rate, factor: bool = True) -> Decay:
       -0.1000
       0.0000
     """
-    return InPlace(rate, flag("factor", factor))
+    return _InPlace(rate, flag("factor", factor))
 
 
 #: For who has none: its optimizers want no parameters, and their state is Optax's.

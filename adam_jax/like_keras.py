@@ -279,8 +279,10 @@ def _rates(beta_1: Scalar, beta_2: Scalar) -> tuple[Scalar, Scalar]:
     return decay_rate("beta_1", beta_1), decay_rate("beta_2", beta_2)
 
 
-def _or_none(weight_decay: Scalar | Schedule | None) -> decay.Decay:
+def _or_none(weight_decay: Any) -> decay.Decay:
     """The decay, where ``None`` is none, and not a rate of 0, which wants parameters."""
-    if weight_decay is None or isinstance(weight_decay, decay.Decay):  # which names another form
-        return weight_decay or decay.NO_DECAY
+    if weight_decay is None:
+        return decay.NO_DECAY
+    if isinstance(weight_decay, decay.Decay):  # which names another form
+        return weight_decay
     return decay.in_place(weight_decay, factor=False)

@@ -43,7 +43,7 @@ class Moment(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """A direction as terms that stay apart, for `decay.in_place`, which adds them up."""
+    """A direction as terms that stay apart; `decay_stages.changing_in_place` adds them."""
 
     terms: tuple[jax.Array, ...]
 
@@ -86,7 +86,7 @@ class Rule(ABC):
     #: ``update(c, g, *moments) -> (direction, *moments)``: `coefficients` of the step, the gradient
     #: and the moments in; the direction, in which a step of minus the learning rate goes, and the
     #: new moments out, but for the gradient. All have one shape, but for blocked moments; they are
-    #: float32 or wider.
+    #: float32 or wider. The direction may be `Terms` of it.
     update: ClassVar[Callable[..., tuple[jax.Array, ...]]]
 
     def astype(self, dtype: Any) -> Self:

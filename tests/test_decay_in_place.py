@@ -12,6 +12,7 @@ from checks import assert_same_kind
 
 import adam_jax
 from adam_jax import decay, like_torch
+from adam_jax.rules.nadam import NAdam
 from adam_jax.services.by_path import by_path
 from adam_jax.services.path_rules import Scale
 
@@ -98,6 +99,40 @@ def test_the_factor_is_that_of_the_product_in_double_precision(rates, jit):
     assert np.all(factor != F(1 - F(lr * wd))) == (rates != (0.01, 0.0131))
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 2.0])
+def test_a_factor_of_a_leaf_is_in_the_product(share):
+    """As of a group of PyTorch with its own decay, whose factor is rounded once."""
+    rng, ones = np.random.default_rng(1), jnp.ones(3)
+    for lr, wd in [(0.0243, 0.11), *zip(*rng.uniform(0.001, 0.3, (2, 12)), strict=True)]:
+        tx = by_path({"a": Scale(weight_decay=share)})(like_torch.AdamW(lr, weight_decay=wd))
+        factor = stepped(tx, {"a": ones}, {"a": jnp.zeros(3)})["a"]
+        np.testing.assert_array_equal(factor, F(1 - lr * wd * share))
+
+
+def test_a_schedule_of_the_decay_rises_with_the_count():
+    def path(form):
+        tx = adam_jax.adamw(LR, weight_decay=form(lambda count: 0.5 * count))
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(G, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), params
+
+        return jax.lax.scan(step, (jnp.asarray(P), tx.init(P)), length=5)[1]
+
+    found, expected = path(decay.in_place), path(decay.by_learning_rate)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not np.allclose(found, path(lambda _: decay.in_place(0.5)), rtol=1e-4)
+
+
+def test_another_state_is_refused():
+    tx = adam_jax.adamw(LR, weight_decay=decay.in_place(WD))
+    for state in ((), adam_jax.adam(LR).init(P)):
+        with pytest.raises(ValueError, match=r"^`state` must be a tuple of 3 states, got "):
+            tx.update(G, state, P)
+
+
 def test_a_float64_rate_does_not_widen_what_is_rounded(x64):
     for tx in (
         adam_jax.lion(jnp.asarray(LR), weight_decay=decay.in_place(WD)),
@@ -177,6 +212,7 @@ def test_nothing_of_a_parameters_size_besides():
     [
         (lambda: decay.in_place(-0.1), ValueError, "`weight_decay` must be"),
         (lambda: decay.in_place(0.1, factor="x"), TypeError, "`factor` must be"),
+        (lambda: NAdam(0.9, 0.999, 1e-8, apart=True), ValueError, "`apart` needs `nesterov`"),
         (lambda: adam_jax.adamw(0.1, weight_decay=decay.in_place), TypeError, "call it"),
     ],
 )

@@ -48,6 +48,12 @@ def test_steps_are_kerass(name, dtype):
     assert difference(ours(dtype)[name], TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
+@pytest.mark.parametrize("name", TRACES.cases)
+def test_float32_is_as_near_to_kerass_float64_as_theirs_is(name):
+    actual = ours("float32")[name].astype("float64")
+    assert difference(actual, TRACES.parameters[name, "float64"]) <= 8e-6
+
+
 @cache
 def rounded_once():
     return replay({name: make() for name, make in ONCE.items()}, TRACES, "float32")

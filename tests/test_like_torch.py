@@ -49,6 +49,12 @@ def test_steps_are_pytorchs(name, dtype):
     assert difference(ours(dtype)[name], TRACES.parameters[name, dtype]) <= BOUND[dtype]
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_float32_is_as_near_to_pytorchs_float64_as_theirs_is(name):
+    actual = ours("float32")[name].astype("float64")
+    assert difference(actual, TRACES.parameters[name, "float64"]) <= 8e-6
+
+
 @cache
 def rounded_once():
     return replay({name: make() for name, make in ONCE.items()}, TRACES, "float32")

@@ -11,9 +11,9 @@ is taken for its own.
 What is compared is each array, by its path in the state, and the classes of the states around it.
 What holds no array, such as the state of weight decay, is of no account: a stage without a state
 may be added after the others, and `adam`'s state restored for `adamw`. A stage put before them
-moves the paths, and is refused. Members that have one state, in Optax too, cannot be told apart, as
-Adam, LAMB and Adamax, though Adamax's ``nu`` is a maximum: that ``tx`` is the member is for its
-user.
+moves the paths, and is refused. Members that have one state, most in Optax too, cannot be told
+apart, as Adam, LAMB and Adamax, though Adamax's ``nu`` is a maximum: that ``tx`` is the member is
+for its user.
 
 To write, whole or not at all, on one machine or many, is Orbax's. A training run saves its
 parameters and its state in one step of an `orbax.checkpoint.CheckpointManager`: `items` are what

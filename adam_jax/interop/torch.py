@@ -12,7 +12,7 @@ What ``optimizer.state_dict()`` of `torch.optim` `Adam`, `AdamW`, `NAdam`, `RAda
 Hyperparameters do not travel: build the transformation from ``param_groups``, by `like_torch`;
 SparseAdam is, where all rows have gradients, `adam` with ``eps_hat``. A run then goes on as it
 would have there: over the next 100 steps parameters are within 1e-14 of PyTorch's in float64, and
-within 1e-6 in float32, but for those that come near zero.
+within 1e-6 in float32, but for those that come near zero, and where a schedule's rates are float32.
 
 Complex parameters do not travel: in PyTorch each of their parts has a mean square.
 

@@ -33,7 +33,10 @@ _TERMS = np.arange(1, 53)  # of which the last is below 2**-52
 
 @dataclass(frozen=True)
 class NAdam(Adam):
-    """NAdam, with the momentum's schedule or without."""
+    """NAdam, with the momentum's schedule or without.
+
+    With ``apart`` its direction is `Terms`, for an optimizer that adds them as PyTorch does.
+    """
 
     momentum_decay: Annotated[Scalar | None, optional_nonnegative] = None
     apart: Flag = False
@@ -64,6 +67,8 @@ class NAdam(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.apart and not self.nesterov:
+            raise ValueError("`apart` needs `nesterov`: without it, there is one term")
         if self.momentum_decay is not None and not (self.nesterov and self.bias_correction_mu):
             raise ValueError("`momentum_decay` needs `nesterov`: it is the look-ahead's")
 
