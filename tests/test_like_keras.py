@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checks import configured
-from parity.traces import DTYPES, FOLDER, call, difference, load, replay, schedule
+from parity.traces import DTYPES, FOLDER, call, difference, distances, load, replay, schedule
 
 import adam_jax
 from adam_jax import decay, like_keras
@@ -50,8 +50,7 @@ def test_steps_are_kerass(name, dtype):
 
 @pytest.mark.parametrize("name", TRACES.cases)
 def test_float32_is_as_near_to_kerass_float64_as_theirs_is(name):
-    actual = ours("float32")[name].astype("float64")
-    assert difference(actual, TRACES.parameters[name, "float64"]) <= 8e-6
+    assert distances(ours("float32")[name], TRACES, name)[1] <= 8e-6
 
 
 @cache
@@ -62,10 +61,9 @@ def rounded_once():
 @pytest.mark.parametrize("name", ONCE)
 def test_rounding_once_would_be_found_and_is_nearer_to_float64(name):
     """So that Keras's roundings have a reason here, and that they are not everyone's too."""
-    once = rounded_once()[name]
-    assert difference(once, TRACES.parameters[name, "float32"]) > BOUND["float32"]
-    exact = TRACES.parameters[name, "float64"]
-    near, far = (difference(x.astype("float64"), exact) for x in (once, ours("float32")[name]))
+    apart, near = distances(rounded_once()[name], TRACES, name)
+    _, far = distances(ours("float32")[name], TRACES, name)
+    assert apart > BOUND["float32"]
     assert near < min(2e-6, far)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from checks import configured
-from parity.traces import DTYPES, FOLDER, call, difference, load, replay
+from parity.traces import DTYPES, FOLDER, call, difference, distances, load, replay
 
 import adam_jax
 from adam_jax import decay, like_torch
@@ -51,8 +51,7 @@ def test_steps_are_pytorchs(name, dtype):
 
 @pytest.mark.parametrize("name", CASES)
 def test_float32_is_as_near_to_pytorchs_float64_as_theirs_is(name):
-    actual = ours("float32")[name].astype("float64")
-    assert difference(actual, TRACES.parameters[name, "float64"]) <= 8e-6
+    assert distances(ours("float32")[name], TRACES, name)[1] <= 8e-6
 
 
 @cache
@@ -62,11 +61,10 @@ def rounded_once():
 
 @pytest.mark.parametrize("name", ONCE)
 def test_rounding_once_would_be_found_and_is_nearer_to_float64(name):
-    """So that `decay.in_place` has a reason, and that it is not everyone's has one too."""
-    once = rounded_once()[name]
-    assert difference(once, TRACES.parameters[name, "float32"]) > BOUND["float32"]
-    exact = TRACES.parameters[name, "float64"]
-    near, far = (difference(x.astype("float64"), exact) for x in (once, ours("float32")[name]))
+    """So that `decay.in_place` has a reason, and so has that it is not everyone's."""
+    apart, near = distances(rounded_once()[name], TRACES, name)
+    _, far = distances(ours("float32")[name], TRACES, name)
+    assert apart > BOUND["float32"]
     assert near <= 2e-6 < far
 
 

@@ -130,6 +130,13 @@ def difference(actual: np.ndarray, desired: np.ndarray) -> float:
     return float(np.max(np.abs(actual - desired) / np.abs(desired)))
 
 
+def distances(actual: np.ndarray, traces: Traces, name: str) -> tuple[float, float]:
+    """How far a float32 run is from the framework's in float32, and from that in float64."""
+    theirs = traces.parameters
+    in_float32 = difference(actual, theirs[name, "float32"])
+    return in_float32, difference(actual.astype("float64"), theirs[name, "float64"])
+
+
 def call(module: Any, case: Case, **changes: Any) -> optax.GradientTransformation:
     """The optimizer of that name in ``module``, called as in the case but for the changes."""
     arguments = {**case.arguments, **changes}
