@@ -109,11 +109,17 @@ class Rows:
             indices, values = _summed(self.size, indices, values)
         return Rows(indices, values, self.size, distinct=True)
 
-    def like(self, indices: jax.Array, values: jax.Array) -> "Rows":
-        """Other values, at indices that are distinct; a node like this one."""
+    def like(self, indices: jax.Array, values: jax.Array, in_pieces: bool = False) -> "Rows":
+        """Other values, at indices that are distinct; a node like this one.
+
+        ``in_pieces`` is whether ``table + rows`` adds them in pieces: each of which then is in a
+        core's cache where it was made in pieces too. But if these were made of the table's own
+        rows, XLA no longer sees that all of them are read before one is overwritten, and copies it.
+        """
         rows = Rows(indices, values, self.size, self.distinct)
         # Not of the node, which would be another one then; who sums these rows next need not.
         object.__setattr__(rows, "_has_sums", True)
+        object.__setattr__(rows, "_in_pieces", in_pieces)
         return rows
 
     def pieces(self) -> "list[Rows]":
@@ -140,14 +146,9 @@ class Rows:
             raise ValueError(f"rows of a table {self.shape} cannot be added to one {table.shape}")
         with jax.numpy_dtype_promotion("standard"):
             if jnp.result_type(table, rows.values) == table.dtype and not _is_narrow(table):
-                # At once, and not in pieces: XLA would then no longer see that parameters which
-                # a step reads are read before these are, and copy the table.
-                values = rows.values.astype(table.dtype)
-                place = laid(spec_of(table), table, values)
-                sum_: jax.Array = table.at[_unsigned(rows.indices)].add(
-                    values, mode="drop", **place
-                )
-                return sum_
+                rows = replace(rows, values=rows.values.astype(table.dtype))
+                in_pieces = getattr(self, "_in_pieces", False)
+                return _added(table, rows.pieces() if in_pieces else [rows])
             # In the wider dtype, and rounded once, as `optax.apply_updates` does with arrays.
             new = gathered(table, rows) + rows.values
         wide: jax.Array = scattered(table, rows, new.astype(table.dtype))
@@ -337,6 +338,14 @@ def scattered(table: chex.ArrayTree, rows: Rows, new: chex.ArrayTree) -> Any:
         return lax.bitcast_convert_type(bits.at[places].set(row, mode="drop", **place), x.dtype)
 
     return jax.tree.map(one, table, new)
+
+
+def _added(table: jax.Array, pieces: "list[Rows]") -> jax.Array:
+    """The table with pieces added, one after another; padding is dropped."""
+    for rows in pieces:
+        place = laid(spec_of(table), table, rows.values)
+        table = table.at[_unsigned(rows.indices)].add(rows.values, mode="drop", **place)
+    return table
 
 
 def _is_narrow(x: jax.Array) -> bool:

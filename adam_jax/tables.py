@@ -95,14 +95,19 @@ class Touched:
             [scattered(x, g, y) if is_rows(g) else x if g is None else y for g, x, y in triples]
         )
 
-    def like_given(self, steps: Sequence[Sequence[Any]]) -> Any:
-        """Updates, from those of each piece, as the gradients came: the same nodes and dtypes."""
+    def like_given(self, steps: Sequence[Sequence[Any]], in_pieces: bool) -> Any:
+        """Updates, from those of each piece, as the gradients came: the same nodes and dtypes.
+
+        ``in_pieces`` is whether they may be added so too.
+        """
 
         def one(given: Any, g: Any, *pieces: Any) -> Any:
             there = [x for x in pieces if x is not None]
             step = there[0] if len(there) == 1 else jnp.concatenate(there)
             step = narrow(step, jnp.result_type(given))
-            return given.like(g.indices, step) if is_rows(given) else step
+            if not is_rows(given):
+                return step
+            return given.like(g.indices, step, in_pieces=in_pieces and len(there) > 1)
 
         each = zip(self.leaves, self.gradients, *steps, strict=True)
         return self.treedef.unflatten([one(given, *x) for (_, given), *x in each])
