@@ -148,7 +148,7 @@ class Lazy:
             pairs = zip(tables, _moments(inner_state), strict=True)
             tables = [piece.put(x, part.treedef.flatten_up_to(new)) for x, new in pairs]
             last = piece.put(last, _all_at(piece, _count(inner_state)))
-        # A step that reads parameters would not be seen to read all of them before it is added.
+        # With decay at once, for a step then reads the tables that it is added to.
         updates = part.like_given(steps, in_pieces=self.rates.weight_decay is None)
         return updates, LazyAdamState(_with_moments(inner_state, tables), last)
 
